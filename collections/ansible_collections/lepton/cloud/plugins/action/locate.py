@@ -1,0 +1,34 @@
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Find the one host that has a node, from what every host answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ..module_utils._placement import PlacementError, locate
+
+
+class ActionModule(ActionBase):
+    """Answers `host`; none or several is an error that says where was asked."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _VALID_ARGS = frozenset(("node", "answers"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        answers = {
+            host: (variables["hostvars"][host].get(self._task.args["answers"]) or {}).get("nodes")
+            for host in variables["ansible_play_hosts_all"]
+        }
+        try:
+            result.update(changed=False, host=locate(self._task.args["node"], answers))
+        except PlacementError as error:
+            raise AnsibleActionFail(str(error)) from error
+        return result

@@ -1,0 +1,36 @@
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Choose the host for a new node, from what every host answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ..module_utils._placement import PlacementError, place
+from ..module_utils._units import parse_size
+
+
+class ActionModule(ActionBase):
+    """Answers `host` and `why`; where no host has room, the error says what each has."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _VALID_ARGS = frozenset(("node", "vcpus", "memory", "host", "answers"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        args = self._task.args
+        answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["ansible_play_hosts_all"]}
+        try:
+            host, why = place(
+                args["node"], vcpus=int(args["vcpus"]), memory=parse_size(args["memory"]), host=args.get("host") or None, answers=answers
+            )
+        except PlacementError as error:
+            raise AnsibleActionFail(str(error)) from error
+        result.update(changed=False, host=host, why=why)
+        return result

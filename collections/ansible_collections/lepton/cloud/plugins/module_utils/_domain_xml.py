@@ -1,0 +1,159 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Domain XML written and read: pure, no effects. PRIVATE to the collection.
+
+Built as a tree, never as text, so nothing that a name or a path holds can become markup.
+"""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from typing import Any
+
+from ._node import Boot, Size
+
+OWNER_NS = "https://lepton.cloud/xmlns/node/1.0"
+QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
+ET.register_namespace("lepton", OWNER_NS)
+ET.register_namespace("qemu", QEMU_NS)
+KIB = 1024
+
+
+def render_domain(
+    name: str,
+    size: Size,
+    boot: Boot,
+    *,
+    virtualization: str,
+    disk_path: str,
+    console_path: str,
+    direct_boot: dict[str, str] | None,
+) -> str:
+    """Return the XML of a new node.
+
+    `virtualization` is libvirt's domain type, 'kvm' or 'qemu'. `direct_boot` has kernel, initrd and cmdline where the
+    image is a kernel and not a disk. CPU and memory are reserved up to their maxima and start at the size asked for.
+    """
+    domain = ET.Element("domain", type=virtualization)
+    _text(domain, "name", name)
+    metadata = ET.SubElement(domain, "metadata")
+    mark = ET.SubElement(metadata, "{%s}node" % OWNER_NS)
+    mark.set("image", boot.image)
+    mark.set("network", boot.network)
+    mark.set("forward-ports", json.dumps(list(boot.forward_ports)))
+    if boot.disk is not None:
+        mark.set("disk", str(boot.disk))
+    _text(domain, "memory", str(size.max_memory // KIB), unit="KiB")
+    _text(domain, "currentMemory", str(size.memory // KIB), unit="KiB")
+    _text(domain, "vcpu", str(size.max_vcpus), placement="static", current=str(size.vcpus))
+    system = ET.SubElement(domain, "os")
+    _text(system, "type", "hvm", arch="x86_64", machine="q35")
+    if direct_boot:
+        for field in ("kernel", "initrd", "cmdline"):
+            _text(system, field, direct_boot[field])
+    else:
+        ET.SubElement(system, "boot", dev="hd")
+    features = ET.SubElement(domain, "features")
+    ET.SubElement(features, "acpi")
+    if virtualization == "kvm":
+        ET.SubElement(domain, "cpu", mode="host-passthrough", check="none")
+    ET.SubElement(domain, "on_poweroff").text = "destroy"
+    ET.SubElement(domain, "on_reboot").text = "restart"
+    ET.SubElement(domain, "on_crash").text = "destroy"
+    devices = ET.SubElement(domain, "devices")
+    if not direct_boot or boot.disk is not None:
+        disk = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+        ET.SubElement(disk, "source", file=disk_path)
+        ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    _network(domain, devices, boot)
+    serial = ET.SubElement(devices, "serial", type="pty")
+    ET.SubElement(serial, "log", file=console_path, append="on")
+    ET.SubElement(serial, "target", port="0")
+    console = ET.SubElement(devices, "console", type="pty")
+    ET.SubElement(console, "target", type="serial", port="0")
+    agent = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
+    balloon = ET.SubElement(devices, "memballoon", model="virtio")
+    ET.SubElement(balloon, "stats", period="2")
+    return ET.tostring(domain, encoding="unicode")
+
+
+def _network(domain: ET.Element, devices: ET.Element, boot: Boot) -> None:
+    kind, _, source = boot.network.partition(":")
+    if kind == "none":
+        return
+    if kind == "user":
+        # libvirt 9 has no port forwarding for user networking without passt, which it rejects: QEMU's own arguments.
+        forwards = "".join(",hostfwd=tcp:127.0.0.1:%s-:%s" % tuple(pair.split(":")) for pair in boot.forward_ports)
+        command = ET.SubElement(domain, "{%s}commandline" % QEMU_NS)
+        for argument in ("-netdev", "user,id=lepton0" + forwards, "-device", "virtio-net-pci,netdev=lepton0,bus=pcie.0,addr=0x10"):
+            ET.SubElement(command, "{%s}arg" % QEMU_NS, value=argument)
+        return
+    interface = ET.SubElement(devices, "interface", type=kind)
+    ET.SubElement(interface, "source", {kind: source})
+    ET.SubElement(interface, "model", type="virtio")
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text
+
+
+def read_boot(xml: str) -> Boot | None:
+    """Return what a domain was made from, or None when it does not bear our mark."""
+    mark = ET.fromstring(xml).find("metadata/{%s}node" % OWNER_NS)
+    if mark is None:
+        return None
+    disk = mark.get("disk")
+    return Boot(
+        image=mark.get("image", ""),
+        disk=int(disk) if disk else None,
+        network=mark.get("network", "user"),
+        forward_ports=tuple(json.loads(mark.get("forward-ports", "[]"))),
+    )
+
+
+def read_size(xml: str) -> Size:
+    """Return CPUs and memory (bytes) of a domain's XML; libvirt writes memory in KiB."""
+    domain = ET.fromstring(xml)
+    vcpu = domain.find("vcpu")
+    max_vcpus = int(vcpu.text or 1) if vcpu is not None else 1
+    vcpus = int(vcpu.get("current", max_vcpus)) if vcpu is not None else 1
+    max_memory = _kib(domain, "memory")
+    return Size(vcpus=vcpus, memory=_kib(domain, "currentMemory") or max_memory, max_vcpus=max_vcpus, max_memory=max_memory)
+
+
+def _kib(domain: ET.Element, tag: str) -> int:
+    found = domain.find(tag)
+    return int(found.text or 0) * KIB if found is not None else 0
+
+
+def resized(xml: str, size: Size) -> str:
+    """Return the same domain with other CPUs and memory; everything else stays as it is."""
+    domain = ET.fromstring(xml)
+    vcpu = domain.find("vcpu")
+    if vcpu is None:
+        vcpu = ET.SubElement(domain, "vcpu")
+    vcpu.text = str(size.max_vcpus)
+    vcpu.set("current", str(size.vcpus))
+    for tag, value in (("memory", size.max_memory), ("currentMemory", size.memory)):
+        found = domain.find(tag)
+        if found is None:
+            found = ET.SubElement(domain, tag)
+        found.text = str(value // KIB)
+        found.set("unit", "KiB")
+    return ET.tostring(domain, encoding="unicode")
+
+
+def read_paths(xml: str) -> dict[str, Any]:
+    """Return `disk` (the first disk's file), `console` (its log), `type` (kvm or qemu), each None where there is none."""
+    domain = ET.fromstring(xml)
+    disk = domain.find("devices/disk[@device='disk']/source")
+    log = domain.find("devices/serial/log")
+    return {
+        "disk": disk.get("file") if disk is not None else None,
+        "console": log.get("file") if log is not None else None,
+        "type": domain.get("type", "qemu"),
+    }

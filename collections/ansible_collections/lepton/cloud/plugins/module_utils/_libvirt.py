@@ -1,0 +1,386 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Observing and changing domains through libvirt: the effects behind the plans of `_node`. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
+
+from ._domain_xml import read_boot, read_paths, read_size, render_domain, resized
+from ._node import Boot, Capacity, Node, NodeError, Size, Step
+
+try:
+    import libvirt
+except ImportError:
+    # ansible-test imports every file without it; modules answer with missing_required_lib.
+    libvirt = None
+
+KIB = 1024
+MIB = 1024 * KIB
+PROBE_SECONDS = 1.5  # takes 0.2 s where virtualisation works, and in software emulation
+PROBE_END = b"No bootable device"
+REPRESS_SECONDS = 5  # a guest that is still booting does not hear the power button
+
+
+class Host:
+    """A connection to one hypervisor, with the folders its nodes live in."""
+
+    def __init__(self, uri: str, *, image_dir: str, disk_dir: str, cpu_overcommit: float, memory_reserve: int) -> None:
+        # libvirt prints every error to stderr by default, beside raising it.
+        libvirt.registerErrorHandler(lambda context, error: None, None)
+        libvirt.virEventRegisterDefaultImpl()
+        self.uri = uri
+        self.image_dir = image_dir
+        self.disk_dir = disk_dir
+        self.cpu_overcommit = cpu_overcommit
+        self.memory_reserve = memory_reserve
+        try:
+            self.connection = libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            raise NodeError("libvirt does not answer at %s: %s. Is libvirtd running there?" % (uri, error)) from error
+
+    def close(self) -> None:
+        self.connection.close()
+
+    # -- observe -------------------------------------------------------------------------------------------------
+
+    def node(self, name: str) -> Node | None:
+        """Return one domain as it is, or None."""
+        domain = self._domain(name)
+        return None if domain is None else self._observe(domain)
+
+    def nodes(self) -> list[Node]:
+        """Return every domain of the host that bears our mark, by name."""
+        found = (self._observe(domain) for domain in self.connection.listAllDomains())
+        return sorted((node for node in found if node.boot is not None), key=lambda node: node.name)
+
+    def capacity(self) -> Capacity:
+        """Return what this host may give and has given, running or stopped, ours or not."""
+        host = self.connection.getInfo()
+        used_vcpus = used_memory = 0
+        for domain in self.connection.listAllDomains():
+            size = read_size(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else domain.XMLDesc())
+            used_vcpus += size.vcpus
+            used_memory += size.memory
+        return Capacity(
+            vcpus=int(host[2] * self.cpu_overcommit),
+            memory=max(0, host[1] * MIB - self.memory_reserve),
+            vcpus_used=used_vcpus,
+            memory_used=used_memory,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the host's own hardware: name, cpus, memory in bytes, and its NUMA nodes where it has several."""
+        info = self.connection.getInfo()
+        numa = []
+        for cell in range(info[4] if info[4] > 1 else 0):
+            stats = self.connection.getMemoryStats(cell)
+            numa.append({"node": cell, "memory": stats["total"] * KIB, "memory_free": stats["free"] * KIB})
+        return {"hostname": self.connection.getHostname(), "cpus": info[2], "memory": info[1] * MIB, "numa": numa}
+
+    def console(self, name: str, limit: int) -> str:
+        """Return the last `limit` bytes that the node printed on its serial console."""
+        domain = self._domain(name)
+        path = read_paths(domain.XMLDesc())["console"] if domain is not None else None
+        if path is None:
+            raise NodeError("%s keeps no console log" % name)
+        try:
+            with open(path, "rb") as log:
+                log.seek(max(0, os.fstat(log.fileno()).st_size - limit))
+                return log.read().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise NodeError("the console log of %s cannot be read: %s" % (name, error)) from error
+
+    def _domain(self, name: str) -> Any:
+        try:
+            return self.connection.lookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _observe(self, domain: Any) -> Node:
+        live, used = None, None
+        if domain.isActive():
+            xml = domain.XMLDesc()
+            stats = domain.memoryStats()
+            live = read_size(xml)
+            live = Size(live.vcpus, stats.get("actual", live.memory // KIB) * KIB, live.max_vcpus, live.max_memory)
+            if "usable" in stats and "available" in stats:
+                # What the kernel keeps for itself never shows as available, yet it is used. The figures are up to two
+                # seconds old: where they are from before the balloon moved, only their difference means anything.
+                used = (max(stats["available"], stats["actual"]) - stats["usable"]) * KIB
+        config_xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else domain.XMLDesc()
+        paths = read_paths(config_xml)
+        boot = read_boot(config_xml)
+        return Node(
+            name=domain.name(),
+            config=read_size(config_xml),
+            live=live,
+            boot=boot,
+            memory_used=used,
+            virtualization=paths["type"],
+            disk_missing=boot is not None and paths["disk"] is not None and self._local and not os.path.exists(paths["disk"]),
+        )
+
+    @property
+    def _local(self) -> bool:
+        """Whether the hypervisor's files are this machine's files."""
+        return "://" not in self.uri or self.uri.partition("://")[2].startswith("/")
+
+    # -- change --------------------------------------------------------------------------------------------------
+
+    def apply(self, name: str, steps: tuple[Step, ...], *, virtualization: str, wait_seconds: int) -> list[str]:
+        """Do the steps in order and return warnings. A creation that fails is taken back; each step may be repeated."""
+        warnings: list[str] = []
+        defined = False
+        try:
+            for step in steps:
+                if step.action == "define":
+                    defined = True
+                    self._define(name, step, virtualization, warnings)
+                elif step.action == "create_disk":
+                    self._create_disk(name, step)
+                elif step.action == "start":
+                    self._must(name).create()
+                elif step.action == "destroy":
+                    self._must(name).destroy()
+                elif step.action == "shutdown":
+                    self._shutdown(name, wait_seconds)
+                elif step.action == "undefine":
+                    self._must(name).undefineFlags(
+                        libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                    )
+                elif step.action == "delete_disk":
+                    self._delete_files(name)
+                elif step.action == "resize_live":
+                    self._resize_live(name, step, wait_seconds)
+                elif step.action == "resize_config":
+                    self._resize_config(name, step)
+                else:
+                    raise AssertionError(step.action)
+        except (libvirt.libvirtError, OSError, NodeError) as error:
+            if defined:
+                self._take_back(name)
+                raise NodeError("%s was not created, and nothing is left of it: %s" % (name, error)) from error
+            raise NodeError("%s: %s" % (name, error)) from error
+        return warnings
+
+    def _must(self, name: str) -> Any:
+        domain = self._domain(name)
+        if domain is None:
+            raise NodeError("%s is gone from this host" % name)
+        return domain
+
+    def disk_path(self, name: str) -> str:
+        return os.path.join(self.disk_dir, name + ".qcow2")
+
+    def _console_path(self, name: str) -> str:
+        return os.path.join(self.disk_dir, name + ".console.log")
+
+    def _image(self, image: str) -> tuple[str | None, dict[str, str] | None]:
+        """Return (disk image, None) or (None, direct boot) for an image's name or path."""
+        path = image if os.path.isabs(image) else os.path.join(self.image_dir, image)
+        if os.path.isdir(path):
+            try:
+                with open(os.path.join(path, "cmdline"), encoding="utf-8") as file:
+                    cmdline = file.read().strip()
+            except FileNotFoundError:
+                cmdline = "console=ttyS0"
+            boot = {"kernel": os.path.join(path, "vmlinuz"), "initrd": os.path.join(path, "initrd.img"), "cmdline": cmdline}
+            if all(os.path.exists(boot[field]) for field in ("kernel", "initrd")):
+                return None, boot
+        for candidate in (path, path + ".qcow2"):
+            if os.path.isfile(candidate):
+                return candidate, None
+        raise NodeError(
+            "there is no image %s: expected a qcow2 file or a folder with vmlinuz and initrd.img in %s" % (ascii(image[:80]), self.image_dir)
+        )
+
+    def check_image(self, boot: Boot) -> None:
+        """Raise NodeError when the node could not be made from its image or its disk would not fit."""
+        self._image(boot.image)
+        wanted = boot.disk or 0
+        folder = self.disk_dir
+        while not os.path.exists(folder):
+            folder = os.path.dirname(folder)
+        room = os.statvfs(folder)
+        free = room.f_bavail * room.f_frsize
+        if wanted > free:
+            raise NodeError("a disk of %d MiB does not fit in %s: %d MiB are free" % (wanted // MIB, self.disk_dir, free // MIB))
+
+    def _define(self, name: str, step: Step, virtualization: str, warnings: list[str]) -> None:
+        assert step.size is not None and step.boot is not None
+        direct_boot = self._image(step.boot.image)[1]
+        os.makedirs(self.disk_dir, exist_ok=True)
+        if os.path.exists(self.disk_path(name)):
+            raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
+        kind = self._virtualization(virtualization, warnings)
+        self.connection.defineXML(
+            render_domain(
+                name,
+                step.size,
+                step.boot,
+                virtualization=kind,
+                disk_path=self.disk_path(name),
+                console_path=self._console_path(name),
+                direct_boot=direct_boot,
+            )
+        )
+
+    def _virtualization(self, wanted: str, warnings: list[str]) -> str:
+        """Return libvirt's domain type: 'kvm' where a KVM guest really runs, which only trying tells, else 'qemu'."""
+        if wanted == "emulation":
+            return "qemu"
+        trouble = self._kvm_trouble()
+        if trouble is None:
+            return "kvm"
+        if wanted == "hardware":
+            raise NodeError("hardware virtualisation does not work on this host: %s" % trouble)
+        warnings.append("the node runs in software emulation, many times slower than hardware virtualisation, which does not work on this host: %s" % trouble)
+        return "qemu"
+
+    def _kvm_trouble(self) -> str | None:
+        """Return why KVM is not usable here, None when it is.
+
+        /dev/kvm may exist, guests may even start, and yet crawl; so the firmware is booted and must come to its end.
+        """
+        probe = (
+            "<domain type='kvm'><name>lepton-probe-%d</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>"
+            "<os><type arch='x86_64' machine='q35'>hvm</type><bios useserial='yes'/></os>"
+            "<devices><serial type='pty'/><console type='pty'/><memballoon model='none'/></devices></domain>" % os.getpid()
+        )
+        domain = stream = None
+        seen = b""
+        timer = libvirt.virEventAddTimeout(100, lambda *_event: None, None)
+        try:
+            domain = self.connection.createXML(probe, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
+            stream = self.connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+            domain.openConsole(None, stream, 0)
+            domain.resume()
+            deadline = time.monotonic() + PROBE_SECONDS
+            while PROBE_END not in seen:
+                if time.monotonic() > deadline:
+                    return "the firmware of a probe guest did not boot within %.1f s" % PROBE_SECONDS
+                received = stream.recv(4096)
+                if isinstance(received, bytes):
+                    seen += received
+                else:
+                    libvirt.virEventRunDefaultImpl()
+        except libvirt.libvirtError as error:
+            return str(error)
+        finally:
+            libvirt.virEventRemoveTimeout(timer)
+            if stream is not None:
+                stream.abort()
+            if domain is not None:
+                domain.destroy()
+        return None
+
+    def _create_disk(self, name: str, step: Step) -> None:
+        """Make the disk under another name and rename it, so that a disk under its own name is always whole."""
+        assert step.boot is not None
+        disk_image, direct_boot = self._image(step.boot.image)
+        if direct_boot and step.boot.disk is None:
+            return
+        partial = self.disk_path(name) + ".partial"
+        command = ["qemu-img", "create", "-q", "-f", "qcow2"]
+        if disk_image:
+            command += ["-b", disk_image, "-F", "qcow2"]
+        command += [partial] + ([str(step.boot.disk)] if step.boot.disk else [])
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise NodeError("qemu-img is missing on this host: install qemu-utils") from None
+        if done.returncode:
+            raise NodeError("the disk could not be made: %s" % done.stderr.strip())
+        os.rename(partial, self.disk_path(name))
+
+    def _delete_files(self, name: str) -> None:
+        for path in (self.disk_path(name), self.disk_path(name) + ".partial", self._console_path(name)):
+            if os.path.exists(path):
+                os.unlink(path)
+
+    def _take_back(self, name: str) -> None:
+        domain = self._domain(name)
+        if domain is not None:
+            if domain.isActive():
+                domain.destroy()
+            self._delete_files(name)
+            domain.undefine()
+
+    def _shutdown(self, name: str, wait_seconds: int) -> None:
+        domain = self._must(name)
+
+        def stopped() -> bool:
+            return not domain.isActive()
+
+        if not self._wait(domain, stopped, wait_seconds, every=(REPRESS_SECONDS, domain.shutdown)):
+            raise NodeError("the guest did not power down within %d s and still runs; nothing was forced" % wait_seconds)
+
+    def _resize_live(self, name: str, step: Step, wait_seconds: int) -> None:
+        domain = self._must(name)
+        before = read_size(domain.XMLDesc())
+        assert step.size is not None
+        if step.size.vcpus != before.vcpus:
+            domain.setVcpusFlags(step.size.vcpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        actual = domain.memoryStats().get("actual", before.memory // KIB) * KIB
+        if step.size.memory != actual:
+            wanted = step.size.memory // KIB
+            domain.setMemoryFlags(wanted, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            if not self._wait(domain, lambda: domain.memoryStats().get("actual") == wanted, wait_seconds):
+                domain.setMemoryFlags(before.memory // KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+                raise NodeError(
+                    "the guest did not follow the memory change within %d s (does it have the virtio_balloon driver?); its memory target is as before"
+                    % wait_seconds
+                )
+
+    def _resize_config(self, name: str, step: Step) -> None:
+        assert step.size is not None
+        xml = self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+        self.connection.defineXML(resized(xml, step.size))
+
+    def _wait(self, domain: Any, done: Callable[[], bool], seconds: int, every: tuple[float, Callable[[], Any]] | None = None) -> bool:
+        """Return whether `done` came true in time, woken by the domain's own events; `every` repeats an action meanwhile."""
+        def woken(*_event: Any) -> None:
+            return None
+
+        handles = [
+            self.connection.domainEventRegisterAny(domain, event, woken, None)
+            for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE)
+        ]
+        # Events that a hypervisor does not send (and the deadline) are met by a timer.
+        timer = libvirt.virEventAddTimeout(200, woken, None)
+        deadline = time.monotonic() + seconds
+        again = 0.0
+        try:
+            while not done():
+                now = time.monotonic()
+                if now > deadline:
+                    return False
+                if every and now >= again:
+                    again = now + every[0]
+                    with _ignoring_a_guest_that_just_ended():
+                        every[1]()
+                libvirt.virEventRunDefaultImpl()
+            return True
+        finally:
+            libvirt.virEventRemoveTimeout(timer)
+            for handle in handles:
+                self.connection.domainEventDeregisterAny(handle)
+
+
+@contextmanager
+def _ignoring_a_guest_that_just_ended() -> Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+            raise

@@ -1,0 +1,88 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""What every hypervisor module shares: its options, its connection, and what a node looks like in a result. PRIVATE."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any, Iterator
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+from . import _libvirt
+from ._node import Capacity, Node, NodeError, Size
+from ._units import format_size, parse_size
+
+HOST_OPTIONS: dict[str, dict[str, Any]] = {
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "image_dir": {"type": "path", "default": "/var/lib/lepton/images"},
+    "disk_dir": {"type": "path", "default": "/var/lib/lepton/disks"},
+    "cpu_overcommit": {"type": "float", "default": 4},
+    "memory_reserve": {"type": "str", "default": "1GiB"},
+}
+
+
+@contextmanager
+def connected(module: AnsibleModule) -> Iterator[_libvirt.Host]:
+    """Yield the module's host; whatever goes wrong ends the module with a sentence, never with a traceback."""
+    if _libvirt.libvirt is None:
+        module.fail_json(msg=missing_required_lib("libvirt (Debian package python3-libvirt)"))
+    host = None
+    try:
+        host = _libvirt.Host(
+            module.params["uri"],
+            image_dir=module.params["image_dir"],
+            disk_dir=module.params["disk_dir"],
+            cpu_overcommit=module.params["cpu_overcommit"],
+            memory_reserve=parse_size(module.params["memory_reserve"]),
+        )
+        yield host
+    except (NodeError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    except _libvirt.libvirt.libvirtError as error:
+        module.fail_json(msg="libvirt at %s: %s" % (module.params["uri"], error))
+    except OSError as error:
+        module.fail_json(msg="%s: %s" % (module.params["uri"], error))
+    finally:
+        if host is not None:
+            host.close()
+
+
+def size_result(size: Size) -> dict[str, Any]:
+    return {
+        "vcpus": size.vcpus,
+        "max_vcpus": size.max_vcpus,
+        "memory": format_size(size.memory),
+        "max_memory": format_size(size.max_memory),
+    }
+
+
+def node_result(node: Node) -> dict[str, Any]:
+    """Return a node as every module reports it; `config` is what the next start brings, shown where it differs."""
+    shown = dict(size_result(node.live or node.config), name=node.name, state=node.state)
+    shown["virtualization"] = "hardware" if node.virtualization == "kvm" else "emulation"
+    if node.memory_used is not None:
+        shown["memory_used"] = format_size(node.memory_used)
+    if node.boot is not None:
+        shown["image"] = node.boot.image
+        shown["network"] = node.boot.network
+        shown["forward_ports"] = list(node.boot.forward_ports)
+        shown["disk"] = format_size(node.boot.disk) if node.boot.disk else None
+    shown["restart_required"] = node.live is not None and (
+        node.live.vcpus != node.config.vcpus or node.live.max_vcpus != node.config.max_vcpus or node.live.max_memory != node.config.max_memory
+    )
+    if shown["restart_required"]:
+        shown["config"] = size_result(node.config)
+    return shown
+
+
+def capacity_result(capacity: Capacity) -> dict[str, Any]:
+    return {
+        "vcpus": capacity.vcpus,
+        "vcpus_used": capacity.vcpus_used,
+        "vcpus_free": capacity.vcpus_free,
+        "memory": capacity.memory,
+        "memory_used": capacity.memory_used,
+        "memory_free": capacity.memory_free,
+    }

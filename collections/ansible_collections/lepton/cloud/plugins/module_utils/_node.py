@@ -1,0 +1,365 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a node is, what is wanted of it, and the plan between the two: pure, no effects.
+
+PRIVATE to the collection and to the Lepton bot. Sizes are bytes throughout.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ._units import format_size
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
+MIB = 1024 * 1024
+NETWORK = re.compile(r"user|none|(?:network|bridge):[A-Za-z0-9_.-]{1,64}", re.ASCII)
+FORWARD = re.compile(r"\d{1,5}:\d{1,5}", re.ASCII)
+HEADROOM = 2  # a new node can grow to this many times its size without a restart
+MEMORY_MARGIN = 0.1  # of what the guest uses, left to it when memory shrinks
+
+
+class NodeError(ValueError):
+    """Something asked for that cannot be had; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """CPUs and memory, and how far both can grow while the node runs."""
+
+    vcpus: int
+    memory: int
+    max_vcpus: int
+    max_memory: int
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What a node was made from; fixed for its life."""
+
+    image: str
+    disk: int | None
+    network: str
+    forward_ports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A domain as the hypervisor shows it.
+
+    `live` is None while it is stopped. `memory_used` is what the guest says it uses, None where it does not say.
+    `boot` is None for a domain without our ownership mark. `disk_missing` marks a creation that was cut short.
+    """
+
+    name: str
+    config: Size
+    live: Size | None = None
+    boot: Boot | None = None
+    memory_used: int | None = None
+    virtualization: str = "qemu"
+    disk_missing: bool = False
+
+    @property
+    def state(self) -> str:
+        return "stopped" if self.live is None else "running"
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Of one host: what nodes may have in all, and what they have now (running or not)."""
+
+    vcpus: int
+    memory: int
+    vcpus_used: int
+    memory_used: int
+
+    @property
+    def vcpus_free(self) -> int:
+        return max(0, self.vcpus - self.vcpus_used)
+
+    @property
+    def memory_free(self) -> int:
+        return max(0, self.memory - self.memory_used)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted. None means: as it is, or the default for a new node. `update` allows changing an existing node."""
+
+    name: str
+    state: str = "present"
+    image: str | None = None
+    vcpus: int | None = None
+    memory: int | None = None
+    max_vcpus: int | None = None
+    max_memory: int | None = None
+    disk: int | None = None
+    network: str | None = None
+    forward_ports: tuple[str, ...] | None = None
+    update: bool = True
+
+
+class Change(NamedTuple):
+    """One field that differs; `effective` is 'now' or 'at the next start'."""
+
+    field: str
+    before: object
+    after: object
+    effective: str = "now"
+
+
+class Step(NamedTuple):
+    """One thing to do. `size` goes with define, resize_live and resize_config."""
+
+    action: str
+    size: Size | None = None
+    boot: Boot | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order, the fields they change, and what a restart is still needed for."""
+
+    steps: tuple[Step, ...] = ()
+    changes: tuple[Change, ...] = ()
+    restart_reasons: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.steps)
+
+    def diff(self) -> dict[str, dict[str, object]]:
+        return {
+            "before": {change.field: change.before for change in self.changes},
+            "after": {change.field: change.after for change in self.changes},
+        }
+
+
+def check_name(name: str) -> str:
+    """Return the name if a node can bear it (a DNS label with dots, at most 63 characters), else raise NodeError."""
+    if not NAME.fullmatch(name):
+        raise NodeError(
+            "%s is not a node name: expected up to 63 lower-case letters, digits, '-' or '.', starting and ending with a letter or digit"
+            % ascii(name[:40] + ("…" if len(name) > 40 else ""))
+        )
+    return name
+
+
+def check_boot(boot: Boot) -> Boot:
+    """Return `boot` if a node can be made so, else raise NodeError."""
+    if not NETWORK.fullmatch(boot.network):
+        raise NodeError("%s is not a network: expected user, none, network:NAME or bridge:NAME" % ascii(boot.network[:80]))
+    for pair in boot.forward_ports:
+        if not FORWARD.fullmatch(pair) or not all(0 < int(port) < 65536 for port in pair.split(":")):
+            raise NodeError("%s is not a port forward: expected HOST:GUEST, such as 8080:80" % ascii(pair[:80]))
+    if boot.forward_ports and boot.network != "user":
+        raise NodeError("port forwards exist only on network user, not on %s" % boot.network)
+    return boot
+
+
+def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
+    """Return what must be done to get from `node` (None: there is none) to `wish` on a host with `capacity`.
+
+    Raises NodeError when the wish cannot be met; then nothing has been touched.
+    """
+    check_name(wish.name)
+    if node is not None and node.boot is None:
+        raise NodeError(
+            "%s exists on this host but was not made by Lepton, so it is left alone: choose another name" % wish.name
+        )
+    if wish.state == "absent":
+        return Plan() if node is None else _removal(node)
+    if node is None:
+        return _creation(wish, capacity)
+    _refuse_other_boot(wish, node)
+    if not wish.update:
+        _refuse_other_size(wish, node)
+        return _power(wish, node, Plan())
+    return _power(wish, node, _resize(wish, node, capacity))
+
+
+def _removal(node: Node) -> Plan:
+    steps = ([Step("destroy")] if node.live else []) + [Step("delete_disk"), Step("undefine")]
+    changes = [
+        Change("state", node.state, "absent"),
+        Change("vcpus", node.config.vcpus, None),
+        Change("memory", format_size(node.config.memory), None),
+    ]
+    if node.boot and node.boot.disk:
+        changes.append(Change("disk", format_size(node.boot.disk), None))
+    return Plan(tuple(steps), tuple(changes))
+
+
+def _creation(wish: Wish, capacity: Capacity) -> Plan:
+    missing = [field for field in ("image", "vcpus", "memory") if getattr(wish, field) is None]
+    if missing:
+        raise NodeError("there is no node %s, and to create it %s is needed" % (wish.name, " and ".join(missing)))
+    assert wish.image is not None and wish.vcpus is not None and wish.memory is not None
+    size = Size(
+        vcpus=wish.vcpus,
+        memory=wish.memory,
+        max_vcpus=wish.max_vcpus or wish.vcpus * HEADROOM,
+        max_memory=wish.max_memory or wish.memory * HEADROOM,
+    )
+    _check_size(size)
+    _check_fits(wish.name, size, None, capacity)
+    boot = check_boot(Boot(wish.image, wish.disk, wish.network or "user", wish.forward_ports or ()))
+    steps = [Step("define", size, boot), Step("create_disk", size, boot)]
+    started = wish.state in ("running", "restarted")
+    if started:
+        steps.append(Step("start"))
+    changes = [
+        Change("state", "absent", "running" if started else "stopped"),
+        Change("vcpus", None, size.vcpus),
+        Change("memory", None, format_size(size.memory)),
+        Change("max_vcpus", None, size.max_vcpus),
+        Change("max_memory", None, format_size(size.max_memory)),
+        Change("image", None, boot.image),
+        Change("network", None, boot.network),
+    ]
+    if boot.disk:
+        changes.append(Change("disk", None, format_size(boot.disk)))
+    return Plan(tuple(steps), tuple(changes))
+
+
+def _check_size(size: Size) -> None:
+    if size.vcpus < 1:
+        raise NodeError("vcpus must be at least 1, not %d" % size.vcpus)
+    if size.memory < 16 * MIB or size.memory % MIB:
+        raise NodeError("memory must be whole MiB and at least 16MiB, not %s" % format_size(size.memory))
+    if size.max_vcpus < size.vcpus:
+        raise NodeError("max_vcpus %d is below vcpus %d" % (size.max_vcpus, size.vcpus))
+    if size.max_memory < size.memory:
+        raise NodeError("max_memory %s is below memory %s" % (format_size(size.max_memory), format_size(size.memory)))
+
+
+def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> None:
+    more_vcpus = size.vcpus - (now.vcpus if now else 0)
+    more_memory = size.memory - (now.memory if now else 0)
+    if more_vcpus > 0 and more_vcpus > capacity.vcpus_free:
+        raise NodeError(
+            "%s with %d vCPUs does not fit on this host: %d of %d allowed vCPUs are free"
+            % (name, size.vcpus, capacity.vcpus_free + (now.vcpus if now else 0), capacity.vcpus)
+        )
+    if more_memory > 0 and more_memory > capacity.memory_free:
+        raise NodeError(
+            "%s with %s does not fit on this host: %s of %s are free, and memory is not overcommitted"
+            % (name, format_size(size.memory), format_size((capacity.memory_free + (now.memory if now else 0)) // MIB * MIB), format_size(capacity.memory // MIB * MIB))
+        )
+
+
+def _refuse_other_boot(wish: Wish, node: Node) -> None:
+    assert node.boot is not None
+    for field in ("image", "disk", "network", "forward_ports"):
+        wanted, found = getattr(wish, field), getattr(node.boot, field)
+        if wanted is not None and wanted != found:
+            raise NodeError(
+                "%s exists with %s %s, not %s, and that cannot be changed: release it first, or choose another name"
+                % (wish.name, field, _shown(found), _shown(wanted))
+            )
+
+
+def _refuse_other_size(wish: Wish, node: Node) -> None:
+    for field in ("vcpus", "memory", "max_vcpus", "max_memory"):
+        wanted, found = getattr(wish, field), getattr(node.config, field)
+        if wanted is not None and wanted != found:
+            shown = format_size if "memory" in field else str
+            raise NodeError(
+                "%s exists with %s %s, not %s: use 'node resize' to change it" % (wish.name, field, shown(found), shown(wanted))
+            )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int):
+        return format_size(value)
+    return ascii(value if not isinstance(value, tuple) else list(value))
+
+
+def _resize(wish: Wish, node: Node, capacity: Capacity) -> Plan:
+    config = node.config
+    vcpus = config.vcpus if wish.vcpus is None else wish.vcpus
+    memory = config.memory if wish.memory is None else wish.memory
+    target = Size(
+        vcpus=vcpus,
+        memory=memory,
+        max_vcpus=wish.max_vcpus or max(config.max_vcpus, vcpus),
+        max_memory=wish.max_memory or max(config.max_memory, memory),
+    )
+    _check_size(target)
+    _check_fits(wish.name, target, config, capacity)
+    steps, changes, reasons = [], [], []
+    live_target = node.live
+    if node.live is not None:
+        live_target, reasons = _reachable_live(wish, target, node)
+    if live_target != node.live:
+        steps.append(Step("resize_live", live_target))
+    if target != config:
+        steps.append(Step("resize_config", target))
+    for field in ("vcpus", "memory", "max_vcpus", "max_memory"):
+        shown = format_size if "memory" in field else int
+        now = getattr(node.live or config, field)
+        wanted = getattr(target, field)
+        if getattr(wish, field) is None and wanted == getattr(config, field):
+            continue
+        if now == wanted == getattr(config, field):
+            continue
+        # A persistent value that is already right is no change, but it still waits for the restart.
+        effective = "now" if live_target is None or getattr(live_target, field) == wanted else "at the next start"
+        if effective == "now" or getattr(config, field) != wanted:
+            changes.append(Change(field, shown(now), shown(wanted), effective))
+    return Plan(tuple(steps), tuple(changes), tuple(reasons))
+
+
+def _reachable_live(wish: Wish, target: Size, node: Node) -> tuple[Size, list[str]]:
+    """Return how near the running node can come to `target`, and why it cannot come nearer."""
+    live = node.live
+    assert live is not None
+    reached, reasons = live, []
+    if wish.vcpus is None:
+        pass
+    elif target.vcpus > live.max_vcpus:
+        reasons.append("%d vCPUs are above the %d reserved when the node was started" % (target.vcpus, live.max_vcpus))
+    elif target.vcpus < live.vcpus:
+        # Unplugging reports success late or never, and plugging again after it killed QEMU (docs/decisions.md).
+        reasons.append("taking vCPUs from a running node (%d to %d) is not reliable" % (live.vcpus, target.vcpus))
+    else:
+        reached = replace(reached, vcpus=target.vcpus)
+    if wish.memory is None:
+        pass
+    elif target.memory > live.max_memory:
+        reasons.append("%s is above the %s reserved when the node was started" % (format_size(target.memory), format_size(live.max_memory)))
+    elif target.memory < live.memory and node.memory_used is None:
+        reasons.append("the guest does not say how much memory it uses, so none is taken from it while it runs")
+    else:
+        if node.memory_used is not None and target.memory < live.memory:
+            floor = int(node.memory_used * (1 + MEMORY_MARGIN))
+            if target.memory < floor:
+                raise NodeError(
+                    "%s uses %s now, so memory cannot go below %s: asked for %s"
+                    % (node.name, format_size(node.memory_used // MIB * MIB), format_size(-(-floor // MIB) * MIB), format_size(target.memory))
+                )
+        reached = replace(reached, memory=target.memory)
+    if any(getattr(wish, field) not in (None, getattr(live, field)) for field in ("max_vcpus", "max_memory")):
+        reasons.append("headroom can only be reserved at a start")
+    return reached, reasons
+
+
+def _power(wish: Wish, node: Node, resize: Plan) -> Plan:
+    steps, changes, reasons = list(resize.steps), list(resize.changes), resize.restart_reasons
+    if node.disk_missing and node.boot is not None:
+        steps.insert(0, Step("create_disk", node.config, node.boot))
+    if wish.state == "restarted" and node.live:
+        steps = [step for step in steps if step.action != "resize_live"] + [Step("shutdown"), Step("start")]
+        changes = [change._replace(effective="now") for change in changes] + [Change("state", "running", "restarted")]
+        reasons = ()
+    elif wish.state in ("running", "restarted") and not node.live:
+        steps.append(Step("start"))
+        changes.append(Change("state", "stopped", "running"))
+    elif wish.state == "stopped" and node.live:
+        steps = [step for step in steps if step.action != "resize_live"] + [Step("shutdown")]
+        changes = [change._replace(effective="now") for change in changes] + [Change("state", "running", "stopped")]
+        reasons = ()
+    return Plan(tuple(steps), tuple(changes), reasons)

@@ -1,0 +1,65 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read a host's capacity."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_info
+short_description: Read what a host has, has given, and has left
+version_added: 0.1.0
+author:
+  - Lepton contributors (@lepton-cloud)
+description:
+  - Reports CPUs and memory of a host that carries nodes, what its nodes were given, and what is free.
+extends_documentation_fragment:
+  - lepton.cloud.attributes
+  - lepton.cloud.attributes.info_module
+  - lepton.cloud.host
+"""
+
+EXAMPLES = r"""
+- name: What is free here
+  lepton.cloud.host_info:
+  register: capacity
+"""
+
+RETURN = r"""
+host:
+  description: The hardware, with its NUMA nodes where there are several. Memory in bytes.
+  type: dict
+  returned: success
+  sample: {hostname: host1, cpus: 64, memory: 549755813888, numa: []}
+capacity:
+  description: What nodes may have (after CPU overcommit and the memory reserve), have, and may still get. Memory in bytes.
+  type: dict
+  returned: success
+  sample: {vcpus: 256, vcpus_used: 12, vcpus_free: 244, memory: 548682072064, memory_used: 0, memory_free: 548682072064}
+nodes:
+  description: The nodes of this host, by name.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{name: web-1, state: running, vcpus: 2, memory: 4GiB}]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._module import HOST_OPTIONS, capacity_result, connected, node_result
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=dict(HOST_OPTIONS), supports_check_mode=True)
+    with connected(module) as host:
+        module.exit_json(
+            changed=False,
+            host=host.facts(),
+            capacity=capacity_result(host.capacity()),
+            nodes=[node_result(node) for node in host.nodes()],
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation of an action plugin; there is no module code."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: locate
+short_description: Find the one host that has a node
+version_added: 0.1.0
+author:
+  - Lepton contributors (@lepton-cloud)
+description:
+  - Looks for a node in what every host of the play answered to M(lepton.cloud.virtual_node_info).
+  - That no host has it, or that several do, is an error.
+extends_documentation_fragment:
+  - lepton.cloud.attributes
+  - lepton.cloud.attributes.info_module
+options:
+  node:
+    description:
+      - The node's name.
+    type: str
+    required: true
+  answers:
+    description:
+      - Name of the variable in which every host registered its answer.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Find the one host that has it
+  lepton.cloud.locate:
+    node: web-1
+    answers: found
+  run_once: true
+  register: located
+"""
+
+RETURN = r"""
+host:
+  description: Inventory name of the host.
+  type: str
+  returned: success
+  sample: host1
+"""

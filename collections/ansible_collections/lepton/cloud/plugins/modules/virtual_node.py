@@ -1,0 +1,248 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Create, resize, start, stop and remove virtual nodes."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: virtual_node
+short_description: Manage a virtual node, a libvirt domain made by Lepton
+version_added: 0.1.0
+author:
+  - Lepton contributors (@lepton-cloud)
+description:
+  - Brings one node to the state, CPU and memory asked for, live where that is possible.
+  - CPU and memory headroom is reserved when a node is created, so that it can grow while it runs. Where a running node
+    cannot be changed, the change is written for its next start and RV(restart_required) says so, with the reason.
+  - Domains that were not made by this module are never touched.
+extends_documentation_fragment:
+  - lepton.cloud.attributes
+  - lepton.cloud.host
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: partial
+    details: O(state=restarted) restarts a running node every time.
+options:
+  name:
+    description:
+      - The node's name. Up to 63 lower-case letters, digits, hyphens or dots.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) leaves a node's power as it is, and creates a missing one stopped.
+      - V(running) starts it, V(stopped) presses its power button and waits.
+      - V(restarted) presses the power button, waits and starts it again, which also brings pending changes into effect.
+      - V(absent) removes it with its disk.
+    type: str
+    choices: [present, running, stopped, restarted, absent]
+    default: present
+  image:
+    description:
+      - Name of an image in O(image_dir), or a path. Needed to create.
+    type: str
+  vcpus:
+    description:
+      - Number of vCPUs. Needed to create.
+    type: int
+  memory:
+    description:
+      - Memory with its unit, such as V(512MiB) or V(8GiB). Needed to create.
+    type: str
+  max_vcpus:
+    description:
+      - How far O(vcpus) can grow while the node runs. Twice O(vcpus) for a new node.
+    type: int
+  max_memory:
+    description:
+      - How far O(memory) can grow while the node runs. Twice O(memory) for a new node.
+    type: str
+  disk:
+    description:
+      - Size of the node's disk. A qcow2 image brings its own size.
+    type: str
+  network:
+    description:
+      - V(user), V(none), V(network:NAME) for a libvirt network, or V(bridge:NAME). V(user) for a new node.
+    type: str
+  forward_ports:
+    description:
+      - Ports of the host's loopback address forwarded to the guest, as V(HOST:GUEST). Only with O(network=user).
+    type: list
+    elements: str
+  update:
+    description:
+      - Whether an existing node may be changed. With V(false), one that differs is an error.
+    type: bool
+    default: true
+  virtualization:
+    description:
+      - V(auto) uses hardware virtualisation where a guest really starts with it, and else software emulation with a
+        warning.
+    type: str
+    choices: [auto, hardware, emulation]
+    default: auto
+  wait_seconds:
+    description:
+      - How long to wait for the guest to follow. What it has not done by then is an error.
+    type: int
+    default: 60
+seealso:
+  - module: lepton.cloud.virtual_node_info
+"""
+
+EXAMPLES = r"""
+- name: A running node with room to grow
+  lepton.cloud.virtual_node:
+    name: web-1
+    state: running
+    image: debian-12
+    vcpus: 2
+    max_vcpus: 8
+    memory: 4GiB
+    disk: 20GiB
+
+- name: Two more processors, while it runs
+  lepton.cloud.virtual_node:
+    name: web-1
+    vcpus: 4
+
+- name: Gone, with its disk
+  lepton.cloud.virtual_node:
+    name: web-1
+    state: absent
+"""
+
+RETURN = r"""
+node:
+  description: The node after the change, or as it is in check mode. Null when there is none.
+  type: dict
+  returned: success
+  sample: {name: web-1, state: running, vcpus: 4, max_vcpus: 8, memory: 4GiB, max_memory: 8GiB}
+changes:
+  description: The fields that differ, from what to what, and when the change takes effect.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{field: vcpus, before: 2, after: 4, effective: now}]
+steps:
+  description: What was done, or would be done in check mode, in order.
+  type: list
+  elements: str
+  returned: success
+  sample: [resize_live, resize_config]
+restart_required:
+  description: Whether something waits for the node's next start.
+  type: bool
+  returned: success
+  sample: false
+restart_reasons:
+  description: Why it has to wait.
+  type: list
+  elements: str
+  returned: success
+  sample: []
+"""
+
+from contextlib import ExitStack
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._host_lock import host_lock
+from ..module_utils._libvirt import Host
+from ..module_utils._module import HOST_OPTIONS, connected, node_result
+from ..module_utils._node import Boot, Plan, Wish, check_name, make_plan
+from ..module_utils._units import parse_size
+
+LOCK_SECONDS = 20
+
+
+def read_wish(params: dict) -> Wish:
+    """Return the module's options as a typed wish; raise ValueError for a size that is none."""
+
+    def size(option: str) -> int | None:
+        try:
+            return None if params[option] is None else parse_size(params[option])
+        except ValueError as error:
+            raise ValueError("%s: %s" % (option, error)) from error
+
+    return Wish(
+        name=check_name(params["name"]),
+        state=params["state"],
+        image=params["image"],
+        vcpus=params["vcpus"],
+        memory=size("memory"),
+        max_vcpus=params["max_vcpus"],
+        max_memory=size("max_memory"),
+        disk=size("disk"),
+        network=params["network"],
+        forward_ports=None if params["forward_ports"] is None else tuple(params["forward_ports"]),
+        update=params["update"],
+    )
+
+
+def plan_for(host: Host, wish: Wish) -> Plan:
+    plan = make_plan(wish, host.node(wish.name), host.capacity())
+    for step in plan.steps:
+        if step.action == "define":
+            assert isinstance(step.boot, Boot)
+            host.check_image(step.boot)
+    return plan
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=dict(
+            HOST_OPTIONS,
+            name={"type": "str", "required": True},
+            state={"type": "str", "choices": ["present", "running", "stopped", "restarted", "absent"], "default": "present"},
+            image={"type": "str"},
+            vcpus={"type": "int"},
+            memory={"type": "str"},
+            max_vcpus={"type": "int"},
+            max_memory={"type": "str"},
+            disk={"type": "str"},
+            network={"type": "str"},
+            forward_ports={"type": "list", "elements": "str"},
+            update={"type": "bool", "default": True},
+            virtualization={"type": "str", "choices": ["auto", "hardware", "emulation"], "default": "auto"},
+            wait_seconds={"type": "int", "default": 60},
+        ),
+        supports_check_mode=True,
+    )
+    with connected(module) as host, ExitStack() as locks:
+        wish = read_wish(module.params)
+        if not module.check_mode:
+            locks.enter_context(host_lock(host.disk_dir, wish.name, LOCK_SECONDS))
+            if wish.vcpus is not None or wish.memory is not None:
+                # Two nodes that grow at once must not both be promised the last free memory.
+                locks.enter_context(host_lock(host.disk_dir, "capacity", LOCK_SECONDS))
+        plan = plan_for(host, wish)
+        if plan.changed and not module.check_mode:
+            for warning in host.apply(
+                wish.name,
+                plan.steps,
+                virtualization=module.params["virtualization"],
+                wait_seconds=module.params["wait_seconds"],
+            ):
+                module.warn(warning)
+        node = host.node(wish.name)
+        module.exit_json(
+            changed=plan.changed,
+            diff=plan.diff(),
+            changes=[change._asdict() for change in plan.changes],
+            steps=[step.action for step in plan.steps],
+            restart_required=bool(plan.restart_reasons),
+            restart_reasons=list(plan.restart_reasons),
+            node=None if node is None else node_result(node),
+        )
+
+
+if __name__ == "__main__":
+    main()
