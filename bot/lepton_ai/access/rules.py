@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may do what: a pure decision over roles and grants, deny by default."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Role(BaseModel):
+    """What a role may do. Patterns are shell-style: `node.*`, `node/web-*`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operations: list[str]
+    targets: list[str] = Field(default=["*"])
+
+
+class Grant(BaseModel):
+    """Who has a role: principals such as `slack:T01/U02`, `slack-group:T01/S03`, `os:1000@host`; in Slack, where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: str
+    principals: list[str]
+    channels: list[str] = Field(default=["*"])
+
+
+class Rules(BaseModel):
+    """The `access` part of a site's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    roles: dict[str, Role] = Field(default_factory=dict)
+    grants: list[Grant] = Field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a principal, the groups it is in, and the channel it asks from (None outside Slack)."""
+
+    principal: str
+    groups: tuple[str, ...] = ()
+    channel: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a request may go on, and the rule that says so."""
+
+    allowed: bool
+    rule: str
+
+
+def decide(rules: Rules, caller: Caller, operation: str, targets: Sequence[str], *, by_wildcard: bool) -> Verdict:
+    """Return the verdict on one request.
+
+    `by_wildcard` is False for a playbook whose author said nothing of its risk: only its exact name in a role grants it.
+    """
+    mine = [grant for grant in rules.grants if _is_for(grant, caller)]
+    if not mine:
+        return Verdict(False, f"no grant names {caller.principal}" + (f" or its groups {', '.join(caller.groups)}" if caller.groups else ""))
+    reasons = []
+    for grant in mine:
+        role = rules.roles.get(grant.role)
+        if role is None:
+            reasons.append(f"the role {grant.role} does not exist")
+        elif not _names(role.operations, operation, by_wildcard):
+            reasons.append(f"the role {grant.role} has only {', '.join(role.operations)}")
+        elif caller.channel is not None and not _matches(grant.channels, caller.channel):
+            reasons.append(f"the role {grant.role} holds only in the channels {', '.join(grant.channels)}")
+        elif not all(_matches(role.targets, target) for target in targets):
+            reasons.append(f"the role {grant.role} reaches only {', '.join(role.targets)}")
+        else:
+            return Verdict(True, f"role {grant.role}")
+    return Verdict(False, "; ".join(dict.fromkeys(reasons)))
+
+
+def _is_for(grant: Grant, caller: Caller) -> bool:
+    return any(_matches(grant.principals, who) for who in (caller.principal, *caller.groups))
+
+
+def _names(patterns: Collection[str], operation: str, by_wildcard: bool) -> bool:
+    return operation in patterns or (by_wildcard and _matches(patterns, operation))
+
+
+def _matches(patterns: Collection[str], value: str) -> bool:
+    return any(fnmatchcase(value, pattern) for pattern in patterns)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every door does with what it received: read it, check it, decide on it, write it down. In memory until the write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lepton_ai.access.rules import Caller, Verdict, decide
+from lepton_ai.errors import LeptonError
+from lepton_ai.operations.catalog import Operation
+from lepton_ai.operations.parsing import Command, typed_arguments
+from lepton_ai.runs.model import Request, Run
+from lepton_ai.runs.service import Runs
+
+
+class Refused(LeptonError):
+    """The caller may not do this; the rule that says so is in the text."""
+
+    def __init__(self, caller: Caller, what: str, verdict: Verdict) -> None:
+        super().__init__(f"{caller.principal} may not {what}: {verdict.rule}")
+        self.verdict = verdict
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The way in. `owner` is the principal of the account that runs the service, which may do everything."""
+
+    runs: Runs
+    owner: str
+
+    def verdict(self, caller: Caller, operation: Operation, targets: tuple[str, ...]) -> Verdict:
+        """Return whether this caller may do this."""
+        if caller.principal == self.owner:
+            return Verdict(True, "the account that runs the service")
+        return decide(self.runs.settings.access, caller, operation.name, targets, by_wildcard=operation.spec.granted)
+
+    def may(self, caller: Caller, operation: Operation) -> bool:
+        """Return whether there is any target on which this caller may do this: what `help` shows."""
+        return self.verdict(caller, operation, ()).allowed
+
+    def submit(
+        self,
+        caller: Caller,
+        command: Command,
+        *,
+        key: str,
+        check: bool = False,
+        why: str = "",
+        origin: Mapping[str, Any] | None = None,
+    ) -> tuple[Run, bool]:
+        """Write the request and return (run, whether it is new); raise Refused, which is written down too."""
+        operation = command.operation
+        verdict = self.verdict(caller, operation, operation.targets(command.arguments))
+        if not verdict.allowed:
+            what = f"{operation.name} {' '.join(operation.targets(command.arguments))}".strip()
+            self.runs.store.record("", caller.principal, "refused", {"operation": operation.name, "rule": verdict.rule, "origin": dict(origin or {})})
+            raise Refused(caller, what, verdict)
+        if check and operation.spec.plan != "check" and operation.spec.risk != "read":
+            raise LeptonError(f"{operation.name} cannot be planned: its author did not say that its check mode tells the truth")
+        return self.runs.submit(
+            Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=dict(origin or {}))
+        )
+
+    def submit_values(self, caller: Caller, operation: Operation, values: Mapping[str, Any], **how: Any) -> tuple[Run, bool]:
+        """Submit arguments that come as values and not as words: from forms, Python and the socket."""
+        return self.submit(caller, Command(operation, typed_arguments(operation, dict(values))), **how)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running one attempt with ansible-runner: a private folder, an explicit environment, typed events, a cancel that ends all.
+
+The interface is `execute(job, on_event, cancel)`; a warm executor would offer the same. What is worked around here is
+listed in docs/decisions.md with its sources.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from ansible_runner.interface import init_runner
+
+from lepton_ai.runs import processes
+from lepton_ai.runs.model import RunEvent, State
+from lepton_ai.runs.progress import read_event
+
+log = structlog.get_logger()
+MASK = "********"
+KEPT_OUTPUT = 256 * 1024  # bytes of Ansible's own output that are kept
+# What a playbook gets of the service's environment: where programs are, who and where it is, and the ssh agent.
+PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
+POLL_SECONDS = 0.2  # how soon ansible-runner sees that its child has ended
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at a run. `secrets` are values that must show nowhere; `extra_environment` names variables to pass on."""
+
+    run_id: str
+    token: str
+    playbook: Path
+    inventory: Path
+    arguments: Mapping[str, Any]
+    check: bool
+    timeout: int
+    private_dir: Path
+    output: Path
+    collections: Path
+    ansible_config: Path | None = None
+    secrets: Sequence[str] = ()
+    extra_environment: Sequence[str] = ()
+    socket: Path | None = None
+
+
+def command_line(playbook: Path, inventory: Path, arguments: Mapping[str, Any], *, check: bool) -> str:
+    """Return the line with which a person could do the same without the bot. Secret arguments come masked already."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    words = ["ansible-playbook", "-i", str(inventory), str(playbook)]
+    if given:
+        words += ["-e", json.dumps(untrusted(given) if "{" in json.dumps(list(given.values())) else given)]
+    return shlex.join(words + (["--check", "--diff"] if check else []))
+
+
+def untrusted(value: Any) -> Any:
+    """Return the value with every string marked, so that Ansible never renders what somebody typed."""
+    if isinstance(value, str):
+        return {"__ansible_unsafe": value}
+    if isinstance(value, Mapping):
+        return {str(key): untrusted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [untrusted(item) for item in value]
+    return value
+
+
+def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Event) -> tuple[State, str]:
+    """Run the job to its end and return its final state and, where it is no success, one sentence why.
+
+    Blocks. Nothing of the attempt is left when it returns: no process, no private folder.
+    """
+    ended = threading.Event()
+    verdict: list[State] = []
+
+    def watch() -> None:
+        if cancel.wait(timeout=job.timeout):
+            reason = State.CANCELED
+        else:
+            reason = State.TIMED_OUT
+        if not ended.is_set():
+            verdict.append(reason)
+            processes.end_attempt(job.token)
+
+    def watch_end() -> None:
+        # One waiter for two events: an ended run wakes the watcher through the same event as a cancel.
+        ended.set()
+        cancel.set()
+
+    watcher = threading.Thread(target=watch, name=f"watch-{job.run_id}", daemon=True)
+    try:
+        _write_inputs(job)
+        runner = init_runner(
+            private_data_dir=str(job.private_dir),
+            playbook=str(job.playbook),
+            inventory=str(job.inventory),
+            cmdline="--check --diff" if job.check else "--diff",
+            ident="attempt",
+            quiet=True,
+            event_handler=_guarded(job, on_event),
+        )
+        # ansible-runner copies the whole environment of this process; what a playbook gets is ours to say.
+        runner.config.env = _environment(job, runner.config.env)
+        watcher.start()
+        status, code = runner.run()
+    except Exception as error:  # an error here must become the run's end, not a run that never ends
+        log.exception("ansible-runner failed", run=job.run_id)
+        return State.FAILED, f"the playbook could not be run: {error}"
+    finally:
+        watch_end()
+        if watcher.is_alive():
+            watcher.join()
+        processes.end_attempt(job.token)
+        _keep_output(job)
+        shutil.rmtree(job.private_dir, ignore_errors=True)
+    if verdict:
+        return verdict[0], "canceled" if verdict[0] is State.CANCELED else f"not finished within {job.timeout} s"
+    if status == "successful":
+        return State.SUCCEEDED, ""
+    return State.FAILED, _last_words(job, code)
+
+
+def _write_inputs(job: Job) -> None:
+    job.private_dir.mkdir(parents=True, mode=0o700)
+    (job.private_dir / "ansible.cfg").write_text("[defaults]\n")  # so that no other file of the machine is read instead
+    env = job.private_dir / "env"
+    env.mkdir(mode=0o700)
+    extra = untrusted({name: value for name, value in job.arguments.items() if value is not None})
+    for name, content in (("extravars", extra), ("settings", {"pexpect_timeout": POLL_SECONDS})):
+        with open(os.open(env / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(content, file)
+
+
+def _environment(job: Job, prepared: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the playbook: the few that are passed on, and what ansible-runner itself added."""
+    kept = {name: os.environ[name] for name in (*PASSED_ON, *job.extra_environment) if name in os.environ}
+    added = {name: value for name, value in prepared.items() if os.environ.get(name) != value}
+    own = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)]),
+        "ANSIBLE_COLLECTIONS_PATH": str(job.collections),
+        "ANSIBLE_CONFIG": str(job.ansible_config or job.private_dir / "ansible.cfg"),
+        "ANSIBLE_HOME": str(job.private_dir / "home"),
+        "ANSIBLE_LOCAL_TEMP": str(job.private_dir / "tmp"),
+        "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner would turn it off
+        "ANSIBLE_INVENTORY_UNPARSED_FAILED": "True",
+        "ANSIBLE_LOCALHOST_WARNING": "False",
+        "ANSIBLE_NOCOLOR": "True",
+        "ANSIBLE_PIPELINING": "True",
+        "PYTHONUNBUFFERED": "1",
+        "LEPTON_RUN": job.run_id,
+        processes.TOKEN_VARIABLE: job.token,
+    }
+    if job.socket is not None:
+        own["LEPTON_SOCKET"] = str(job.socket)
+    return {**kept, **added, **own}
+
+
+def _guarded(job: Job, on_event: Callable[[RunEvent], None]) -> Callable[[dict[str, Any]], bool]:
+    """Return an event handler that never raises: an exception in one would leave the run 'running' for ever."""
+
+    def handle(raw: dict[str, Any]) -> bool:
+        try:
+            event = read_event(masked(raw, job.secrets))
+            if event is not None:
+                on_event(event)
+        except Exception:
+            log.exception("an event could not be handled", run=job.run_id)
+        return False  # no file per event
+
+    return handle
+
+
+def masked(value: Any, secrets: Sequence[str]) -> Any:
+    """Return the value with every secret replaced, wherever in a text it stands."""
+    if not secrets:
+        return value
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, MASK)
+        return value
+    if isinstance(value, Mapping):
+        return {masked(key, secrets): masked(item, secrets) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item, secrets) for item in value]
+    return value
+
+
+def _keep_output(job: Job) -> None:
+    try:
+        with open(job.private_dir / "artifacts" / "attempt" / "stdout", "rb") as source:
+            source.seek(max(0, os.fstat(source.fileno()).st_size - KEPT_OUTPUT))
+            text = masked(source.read().decode("utf-8", "replace"), job.secrets)
+        job.output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(job.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as kept:
+            kept.write(text)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        log.exception("the output could not be kept", run=job.run_id)
+
+
+def _last_words(job: Job, code: int | None) -> str:
+    """Return why a playbook failed that reported no failed host: Ansible's own last error line."""
+    try:
+        lines = job.output.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    errors = [line for line in lines if line.startswith(("[ERROR]", "ERROR"))]
+    text = errors[-1].removeprefix("[ERROR]: ").removeprefix("ERROR! ") if errors else ""
+    return text or f"ansible-playbook ended with {code}"

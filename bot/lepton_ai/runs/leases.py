@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leases over a list of locks: all or none, in one transaction, first come first served, across processes and machines."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lepton_ai.runs import processes
+from lepton_ai.runs.store import LEASES, WAITING, Store
+
+LEASE_SECONDS = 30.0
+RENEW_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a lease: an owner (a run, or a process that runs a playbook by hand) and the process behind it."""
+
+    owner: str
+    boot_id: str
+    pid: int
+    pid_started: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs; of another machine, only the lease's expiry tells."""
+        return self.boot_id == processes.boot_id() and processes.start_time(self.pid) == self.pid_started
+
+
+def process_holder(owner: str, pid: int | None = None) -> Holder:
+    """Return the holder for a process, this one by default."""
+    number = os.getpid() if pid is None else pid
+    return Holder(owner, processes.boot_id(), number, processes.start_time(number) or 0)
+
+
+def try_acquire(store: Store, holder: Holder, locks: Sequence[str]) -> list[str]:
+    """Take all locks and return [], or take none and return the owners that stand before us.
+
+    A lease of a dead owner is not taken here: its owner is returned, and whoever asks decides what has to be ended first.
+    Having asked is remembered for 30 s, so that later ones do not overtake.
+    """
+    if not locks:
+        return []
+    now = time.time()
+    with store.transaction() as connection:
+        connection.execute(WAITING.delete().where(WAITING.c.expires < now))
+        holders = [row.owner for row in connection.execute(sa.select(LEASES.c.owner).where(LEASES.c.lock.in_(locks))) if row.owner != holder.owner]
+        mine = connection.execute(sa.select(WAITING.c.since).where(WAITING.c.owner == holder.owner)).scalar_one_or_none()
+        since = now if mine is None else mine
+        earlier = [
+            row.owner
+            for row in connection.execute(sa.select(WAITING).where(WAITING.c.since < since).order_by(WAITING.c.since))
+            if row.owner != holder.owner and set(row.locks) & set(locks)
+        ]
+        blocking = list(dict.fromkeys(holders + earlier))
+        if blocking:
+            if mine is None:
+                connection.execute(WAITING.insert().values(owner=holder.owner, locks=list(locks), since=since, expires=now + LEASE_SECONDS))
+            else:
+                connection.execute(WAITING.update().where(WAITING.c.owner == holder.owner).values(expires=now + LEASE_SECONDS))
+            return blocking
+        connection.execute(WAITING.delete().where(WAITING.c.owner == holder.owner))
+        connection.execute(LEASES.delete().where(LEASES.c.owner == holder.owner))
+        connection.execute(
+            LEASES.insert(),
+            [
+                {"lock": lock, "owner": holder.owner, "boot_id": holder.boot_id, "pid": holder.pid, "pid_started": holder.pid_started, "expires": now + LEASE_SECONDS}
+                for lock in sorted(set(locks))
+            ],
+        )
+    return []
+
+
+def release(store: Store, owner: str) -> None:
+    """Give back all leases of an owner, and its place in the queue."""
+    with store.transaction() as connection:
+        connection.execute(LEASES.delete().where(LEASES.c.owner == owner))
+        connection.execute(WAITING.delete().where(WAITING.c.owner == owner))
+
+
+def renew(store: Store) -> None:
+    """Renew the leases of every owner whose process lives on this machine."""
+    living = {holder.owner for holder in holders(store) if holder.alive}
+    if living:
+        with store.transaction() as connection:
+            connection.execute(LEASES.update().where(LEASES.c.owner.in_(living)).values(expires=time.time() + LEASE_SECONDS))
+
+
+def holders(store: Store) -> list[Holder]:
+    """Return everyone who has a lease."""
+    with store.engine.connect() as connection:
+        rows = connection.execute(sa.select(LEASES.c.owner, LEASES.c.boot_id, LEASES.c.pid, LEASES.c.pid_started).distinct()).all()
+    return [Holder(row.owner, row.boot_id, row.pid, row.pid_started) for row in rows]
+
+
+def dead_owners(store: Store) -> list[str]:
+    """Return the owners whose process is gone: on this machine seen at once, on another when its leases have expired."""
+    with store.engine.connect() as connection:
+        expired = set(connection.execute(sa.select(LEASES.c.owner).where(LEASES.c.expires < time.time())).scalars())
+    here = processes.boot_id()
+    return [holder.owner for holder in holders(store) if (holder.boot_id == here and not holder.alive) or (holder.boot_id != here and holder.owner in expired)]
+
+
+def acquire(store: Store, holder: Holder, locks: Sequence[str], *, wait: Callable[[list[str]], bool]) -> bool:
+    """Take all locks, calling `wait(owners before us)` between tries; False when `wait` gives up."""
+    while blocking := try_acquire(store, holder, locks):
+        if not wait(blocking):
+            release(store, holder.owner)
+            return False
+    return True

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that move through a run: request, run, event, result. All plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """Where a run stands. The last five are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    TIMED_OUT = "timed out"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def final(self) -> bool:
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing asked for. `key` makes a repeated delivery the same request; `origin` is where the answer goes."""
+
+    operation: str
+    arguments: Mapping[str, Any]
+    principal: str
+    key: str
+    check: bool = False
+    why: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+class EventKind(StrEnum):
+    """What ansible-runner reported, in Ansible's own words."""
+
+    PLAY = "play"
+    TASK = "task"
+    OK = "ok"
+    CHANGED = "changed"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    STATS = "stats"
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """One event of a run. `result` is what a module answered; `ignored` marks a failure that the play goes past."""
+
+    kind: EventKind
+    play: str = ""
+    task: str = ""
+    host: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """One field of one host that changed, or would."""
+
+    host: str
+    field: str
+    before: Any
+    after: Any
+    effective: str = "now"
+
+
+@dataclass
+class Result:
+    """What a run has done so far. Bounded: long texts are cut where they enter."""
+
+    changes: list[FieldChange] = field(default_factory=list)
+    changed_hosts: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A request as it stands in the store. Times are seconds since the epoch; secret arguments are masked."""
+
+    id: str
+    operation: str
+    arguments: Mapping[str, Any]
+    principal: str
+    check: bool
+    state: State
+    risk: str
+    why: str
+    origin: Mapping[str, Any]
+    created: float
+    started: float | None
+    finished: float | None
+    result: Mapping[str, Any]
+    error: str
+    command: str
+    message: Mapping[str, Any]
+    delivered: bool

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From ansible-runner's events to typed ones, and from those to what has been done: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
+
+LONGEST = 4000  # characters of one text that is kept
+MOST = 500  # entries of one list that are kept
+_HOST_KINDS = {
+    "runner_on_ok": EventKind.OK,
+    "runner_on_failed": EventKind.FAILED,
+    "runner_on_unreachable": EventKind.UNREACHABLE,
+    "runner_on_skipped": EventKind.SKIPPED,
+}
+_ANSWER_KEYS = ("nodes", "host", "capacity", "console", "node")
+
+
+def read_event(event: Mapping[str, Any]) -> RunEvent | None:
+    """Return the typed event of one of ansible-runner's dictionaries, or None for one that says nothing to people."""
+    kind = event.get("event", "")
+    data = event.get("event_data") or {}
+    if kind == "playbook_on_play_start":
+        return RunEvent(EventKind.PLAY, play=_cut(data.get("name", "")))
+    if kind == "playbook_on_task_start":
+        return RunEvent(EventKind.TASK, play=_cut(data.get("play", "")), task=_cut(data.get("name", "")))
+    if kind == "playbook_on_stats":
+        return RunEvent(EventKind.STATS)
+    if kind in _HOST_KINDS:
+        result = data.get("res") if isinstance(data.get("res"), dict) else {}
+        read = _HOST_KINDS[kind]
+        if read is EventKind.OK and result.get("changed"):
+            read = EventKind.CHANGED
+        return RunEvent(
+            read,
+            play=_cut(data.get("play", "")),
+            task=_cut(data.get("task", "")),
+            host=_cut(data.get("host", "")),
+            result=bounded(result),
+            ignored=bool(data.get("ignore_errors")),
+        )
+    return None
+
+
+def bounded(value: Any, depth: int = 6) -> Any:
+    """Return the value with long texts and lists cut, and deep nesting named instead of kept."""
+    if isinstance(value, str):
+        return _cut(value)
+    if depth == 0:
+        return "…"
+    if isinstance(value, Mapping):
+        return {str(key)[:200]: bounded(item, depth - 1) for key, item in list(value.items())[:MOST]}
+    if isinstance(value, list | tuple):
+        return [bounded(item, depth - 1) for item in value[:MOST]]
+    return value
+
+
+@dataclass
+class Progress:
+    """What people are shown while a run proceeds, folded from its events."""
+
+    play: str = ""
+    task: str = ""
+    tasks_done: int = 0
+    hosts: dict[str, str] = field(default_factory=dict)
+    result: Result = field(default_factory=Result)
+
+    def add(self, event: RunEvent) -> None:
+        """Take one event in. Never raises on data that a host made up."""
+        if event.kind is EventKind.PLAY:
+            self.play = event.play
+        elif event.kind is EventKind.TASK:
+            self.task = event.task
+        elif event.kind in (EventKind.FAILED, EventKind.UNREACHABLE):
+            self.hosts[event.host] = event.kind.value
+            if not event.ignored:
+                self.result.failures[event.host] = failure_text(event)
+        elif event.kind in (EventKind.OK, EventKind.CHANGED):
+            self.tasks_done += 1
+            if self.hosts.get(event.host) != EventKind.CHANGED.value:
+                self.hosts[event.host] = event.kind.value
+            self._take_result(event)
+
+    def _take_result(self, event: RunEvent) -> None:
+        for warning in _texts(event.result.get("warnings")):
+            _append(self.result.warnings, warning)
+        if event.kind is EventKind.CHANGED and event.host not in self.result.changed_hosts:
+            self.result.changed_hosts.append(event.host)
+        for change in field_changes(event):
+            _append(self.result.changes, change)
+        for reason in _texts(event.result.get("restart_reasons")):
+            _append(self.result.warnings, f"{event.host}: takes effect at the next start: {reason}")
+        answer = {key: event.result[key] for key in _ANSWER_KEYS if key in event.result}
+        # `host` is a mapping from host_info, and a plain name from locate and place.
+        if answer and not isinstance(answer.get("host"), str):
+            self.result.answers.setdefault(event.host, {}).update(answer)
+
+
+def field_changes(event: RunEvent) -> list[FieldChange]:
+    """Return what a result says has changed: our modules' own list, else what their diff has."""
+    if event.kind is not EventKind.CHANGED:
+        return []
+    own = event.result.get("changes")
+    if isinstance(own, list):
+        return [
+            FieldChange(event.host, str(item.get("field", "")), item.get("before"), item.get("after"), str(item.get("effective", "now")))
+            for item in own
+            if isinstance(item, Mapping)
+        ]
+    diff = event.result.get("diff")
+    before, after = (diff.get("before"), diff.get("after")) if isinstance(diff, Mapping) else (None, None)
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return [FieldChange(event.host, str(key), before.get(key), after.get(key)) for key in {**before, **after} if before.get(key) != after.get(key)]
+    return []
+
+
+def failure_text(event: RunEvent) -> str:
+    """Return why a task failed, in the module's own words."""
+    text = str(event.result.get("msg") or event.result.get("stderr") or "failed without a message")
+    for prefix in ("Task failed: ", "Module failed: ", "Action failed: "):
+        text = text.removeprefix(prefix)
+    return text if event.kind is EventKind.FAILED else f"unreachable: {text}"
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _append[Item](items: list[Item], item: Item) -> None:
+    if len(items) < MOST and item not in items:
+        items.append(item)
+
+
+def _cut(text: Any) -> str:
+    shown = str(text)
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The durable queue: each run is a DBOS workflow named by its id, so it survives a crash and never exists twice.
+
+Only a service launches DBOS. Its version is a constant of ours, because DBOS's default (a hash of the code) would leave
+pending runs behind at every upgrade. Workflows start at once (2 ms) instead of waiting for a polled queue; order and
+exclusion come from leases.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSConfig, SetWorkflowID
+
+from lepton_ai.errors import LeptonError
+from lepton_ai.runs.model import Run
+from lepton_ai.runs.service import Runs
+
+SCHEMA_VERSION = "1"  # of what a pending run means; raise it only with a migration
+_execute: Callable[[str], Run] | None = None
+
+
+@DBOS.step(name="lepton.attempt")
+def _attempt(run_id: str) -> str:
+    assert _execute is not None
+    return _execute(run_id).state.value
+
+
+@DBOS.workflow(name="lepton.run")
+def _workflow(run_id: str) -> str:
+    return _attempt(run_id)
+
+
+class Queue:
+    """DBOS around `Runs.execute`. One per state folder: a second one is refused while the first lives."""
+
+    def __init__(self, runs: Runs) -> None:
+        global _execute
+        state_dir = runs.settings.state_dir
+        self._lock = _only_one(state_dir / "serve.lock")
+        logging.getLogger("dbos").setLevel(logging.WARNING)
+        config: DBOSConfig = {
+            "name": "lepton",
+            "application_version": SCHEMA_VERSION,
+            "executor_id": _executor_id(state_dir),
+            "log_level": "WARNING",
+            "enable_otlp": False,
+        }
+        url = runs.settings.database_url
+        if url:
+            config["system_database_url"] = url
+        else:
+            config["system_database_engine"] = _sqlite_engine(state_dir / "dbos.sqlite")
+        _execute = runs.execute
+        # Before DBOS goes on with pending runs: what they left running is ended, so that none runs twice at once.
+        pending = runs.recover()
+        DBOS(config=config)
+        DBOS.launch()
+        for run in pending:
+            self.start(run.id)
+
+    def start(self, run_id: str) -> None:
+        """Begin a run, or do nothing when it has begun."""
+        with SetWorkflowID(run_id):
+            DBOS.start_workflow(_workflow, run_id)
+
+    def close(self) -> None:
+        """Stop taking up runs; what runs is recovered at the next start."""
+        DBOS.destroy()
+        self._lock.close()
+
+
+def _only_one(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = open(path, "a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        pid = file.read().strip()
+        file.close()
+        raise LeptonError(f"another lepton serve (pid {pid}) works in {path.parent}", hint="stop it first, or use another state_dir") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _executor_id(state_dir: Path) -> str:
+    """Return this service's name in DBOS, the same after every restart."""
+    path = state_dir / "executor-id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex)
+    return path.read_text().strip()
+
+
+def _sqlite_engine(path: Path) -> sa.Engine:
+    try:
+        import pysqlite3.dbapi2 as driver  # DBOS needs SQLite 3.42, Debian 12's Python has 3.40
+    except ImportError:
+        import sqlite3 as driver
+    engine = sa.create_engine(f"sqlite:///{path}", module=driver, connect_args={"timeout": 30})
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    return engine

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs, attempts, leases and the audit trail in one database: SQLite by default, PostgreSQL when several machines share it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lepton_ai.errors import LeptonError
+from lepton_ai.runs.model import Request, Result, Run, State
+
+metadata = sa.MetaData()
+RUNS = sa.Table(
+    "lepton_runs",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("key", sa.String, nullable=False, unique=True),
+    sa.Column("operation", sa.String, nullable=False),
+    sa.Column("arguments", sa.JSON, nullable=False),
+    sa.Column("principal", sa.String, nullable=False),
+    sa.Column("check_mode", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("risk", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("origin", sa.JSON, nullable=False),
+    sa.Column("created", sa.Float, nullable=False, index=True),
+    sa.Column("started", sa.Float),
+    sa.Column("finished", sa.Float),
+    sa.Column("result", sa.JSON, nullable=False),
+    sa.Column("error", sa.String, nullable=False),
+    sa.Column("command", sa.String, nullable=False),
+    sa.Column("message", sa.JSON, nullable=False),
+    sa.Column("delivered", sa.Boolean, nullable=False),
+)
+ATTEMPTS = sa.Table(
+    "lepton_attempts",
+    metadata,
+    sa.Column("token", sa.String, primary_key=True),
+    sa.Column("run", sa.String, nullable=False, index=True),
+    sa.Column("boot_id", sa.String, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("outcome", sa.String, nullable=False),
+)
+LEASES = sa.Table(
+    "lepton_leases",
+    metadata,
+    sa.Column("lock", sa.String, primary_key=True),
+    sa.Column("owner", sa.String, nullable=False, index=True),
+    sa.Column("boot_id", sa.String, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("pid_started", sa.Integer, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+)
+WAITING = sa.Table(
+    "lepton_waiting",
+    metadata,
+    sa.Column("owner", sa.String, primary_key=True),
+    sa.Column("locks", sa.JSON, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+)
+AUDIT = sa.Table(
+    "lepton_audit",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("run", sa.String, nullable=False, index=True),
+    sa.Column("principal", sa.String, nullable=False),
+    sa.Column("what", sa.String, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+)
+SERIALIZER_LOCK = 0x1E9704  # any number that only we use: PostgreSQL's advisory lock of the whole store
+
+
+class Store:
+    """The database. Every method is one transaction; `transaction()` makes one of several statements."""
+
+    def __init__(self, state_dir: Path, url: str | None = None) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.engine = sa.create_engine(url or f"sqlite:///{state_dir / 'lepton.sqlite'}", connect_args={} if url else {"timeout": 30})
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            sa.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        try:
+            with self.transaction() as connection:
+                metadata.create_all(connection)
+        except sa.exc.OperationalError as error:
+            raise LeptonError(f"the database {self.engine.url.render_as_string()} cannot be used: {error.orig}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Yield a connection inside a transaction that sees and blocks every other writer of this store."""
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SERIALIZER_LOCK)))
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # -- runs ----------------------------------------------------------------------------------------------------
+
+    def add_run(self, request: Request, *, risk: str, shown_arguments: Mapping[str, Any]) -> tuple[Run, bool]:
+        """Write a request as a queued run and return (run, True), or (the run of the same key, False)."""
+        with self.transaction() as connection:
+            existing = connection.execute(sa.select(RUNS).where(RUNS.c.key == request.key)).one_or_none()
+            if existing is not None:
+                return _run(existing), False
+            run_id = secrets.token_hex(4)
+            connection.execute(
+                RUNS.insert().values(
+                    id=run_id,
+                    key=request.key,
+                    operation=request.operation,
+                    arguments=dict(shown_arguments),
+                    principal=request.principal,
+                    check_mode=request.check,
+                    state=State.QUEUED.value,
+                    risk=risk,
+                    why=request.why,
+                    origin=dict(request.origin),
+                    created=time.time(),
+                    result={},
+                    error="",
+                    command="",
+                    message={},
+                    delivered=not request.origin,
+                )
+            )
+            _record(connection, run_id, request.principal, "requested", {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why, "origin": dict(request.origin)})  # fmt: skip
+            return _run(connection.execute(sa.select(RUNS).where(RUNS.c.id == run_id)).one()), True
+
+    def run(self, run_id: str) -> Run:
+        """Return a run; raise LeptonError when there is none."""
+        with self.engine.connect() as connection:
+            found = connection.execute(sa.select(RUNS).where(RUNS.c.id == run_id)).one_or_none()
+        if found is None:
+            raise LeptonError(f"there is no run {ascii(run_id[:40])[1:-1]}", hint="see: lepton runs")
+        return _run(found)
+
+    def runs(self, limit: int = 20) -> list[Run]:
+        """Return the newest runs first."""
+        with self.engine.connect() as connection:
+            return [_run(row) for row in connection.execute(sa.select(RUNS).order_by(RUNS.c.created.desc()).limit(limit))]
+
+    def unfinished(self) -> list[Run]:
+        """Return every run that is not final, oldest first."""
+        query = sa.select(RUNS).where(RUNS.c.state.in_([State.QUEUED.value, State.RUNNING.value])).order_by(RUNS.c.created)
+        with self.engine.connect() as connection:
+            return [_run(row) for row in connection.execute(query)]
+
+    def undelivered(self) -> list[Run]:
+        """Return every run whose end has not reached the place it was asked from, oldest first."""
+        with self.engine.connect() as connection:
+            return [_run(row) for row in connection.execute(sa.select(RUNS).where(~RUNS.c.delivered).order_by(RUNS.c.created))]
+
+    def set_running(self, run_id: str, command: str) -> bool:
+        """Mark a run as running; False when it is final already."""
+        with self.transaction() as connection:
+            changed = connection.execute(
+                RUNS.update()
+                .where(RUNS.c.id == run_id, RUNS.c.state.in_([State.QUEUED.value, State.RUNNING.value]))
+                .values(state=State.RUNNING.value, started=sa.func.coalesce(RUNS.c.started, time.time()), command=command)
+            )
+            return bool(changed.rowcount)
+
+    def finish(self, run_id: str, state: State, result: Result, error: str = "") -> bool:
+        """Write a run's end, once; False when it had ended already."""
+        data = json.loads(json.dumps(asdict(result), default=str))
+        with self.transaction() as connection:
+            changed = connection.execute(
+                RUNS.update()
+                .where(RUNS.c.id == run_id, RUNS.c.state.in_([State.QUEUED.value, State.RUNNING.value]))
+                .values(state=state.value, finished=time.time(), result=data, error=error)
+            )
+            if changed.rowcount:
+                _record(connection, run_id, "", state.value, {"result": data, "error": error})
+            return bool(changed.rowcount)
+
+    def set_message(self, run_id: str, message: Mapping[str, Any]) -> None:
+        """Remember where a run's message stands, so that a restart goes on with it."""
+        with self.transaction() as connection:
+            connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(message=dict(message)))
+
+    def set_delivered(self, run_id: str) -> None:
+        """Note that the end of a run has reached the place it was asked from."""
+        with self.transaction() as connection:
+            connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(delivered=True))
+
+    # -- attempts ------------------------------------------------------------------------------------------------
+
+    def add_attempt(self, token: str, run_id: str, boot_id: str) -> None:
+        """Record an attempt before its process exists, so that no process can be left that nobody knows of."""
+        with self.transaction() as connection:
+            connection.execute(ATTEMPTS.insert().values(token=token, run=run_id, boot_id=boot_id, started=time.time(), outcome=""))
+            _record(connection, run_id, "", "attempt", {"token": token})
+
+    def end_attempt(self, token: str, outcome: str) -> None:
+        with self.transaction() as connection:
+            connection.execute(ATTEMPTS.update().where(ATTEMPTS.c.token == token).values(ended=time.time(), outcome=outcome))
+
+    def open_attempts(self, run_id: str) -> list[tuple[str, str]]:
+        """Return (token, boot id) of the attempts that nobody has ended."""
+        query = sa.select(ATTEMPTS.c.token, ATTEMPTS.c.boot_id).where(ATTEMPTS.c.run == run_id, ATTEMPTS.c.ended.is_(None))
+        with self.engine.connect() as connection:
+            return [(row.token, row.boot_id) for row in connection.execute(query)]
+
+    # -- audit ---------------------------------------------------------------------------------------------------
+
+    def record(self, run_id: str, principal: str, what: str, data: Mapping[str, Any]) -> None:
+        """Append to the audit trail; `run_id` is empty for what belongs to no run, such as a refusal."""
+        with self.transaction() as connection:
+            _record(connection, run_id, principal, what, data)
+
+    def audit(self, run_id: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
+        """Return the trail of one run, or the newest entries of all, in order of time."""
+        query = sa.select(AUDIT).order_by(AUDIT.c.seq.desc()).limit(limit)
+        if run_id is not None:
+            query = query.where(AUDIT.c.run == run_id)
+        with self.engine.connect() as connection:
+            return [dict(row._mapping) for row in reversed(connection.execute(query).all())]
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transaction handling is off, so that BEGIN IMMEDIATE above is the one that counts.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # acknowledged means not lost, a power cut included
+
+
+def _record(connection: sa.Connection, run_id: str, principal: str, what: str, data: Mapping[str, Any]) -> None:
+    connection.execute(AUDIT.insert().values(at=time.time(), run=run_id, principal=principal, what=what, data=dict(data)))
+
+
+def _run(row: Any) -> Run:
+    return Run(
+        id=row.id,
+        operation=row.operation,
+        arguments=row.arguments,
+        principal=row.principal,
+        check=row.check_mode,
+        state=State(row.state),
+        risk=row.risk,
+        why=row.why,
+        origin=row.origin,
+        created=row.created,
+        started=row.started,
+        finished=row.finished,
+        result=row.result,
+        error=row.error,
+        command=row.command,
+        message=row.message,
+        delivered=row.delivered,
+    )

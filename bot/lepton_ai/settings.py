@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site's settings: `lepton.yml` in the site's folder, then the environment, which wins. Secrets only there or in files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lepton_ai.access.rules import Rules
+from lepton_ai.errors import LeptonError
+from lepton_ai.operations.catalog import Catalog, load_catalog
+from lepton_ai.paths import builtin_playbooks
+
+SITE_FILE = "lepton.yml"
+SITE_VARIABLE = "LEPTON_SITE"
+
+
+class SlackSettings(BaseModel):
+    """How Slack is reached. `base_url` is Slack's own unless a sandbox stands in for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str = "https://slack.com/api/"
+    command: str = "/lepton"
+    mode: str = Field(default="socket", pattern="^(socket|http)$")
+    update_seconds: float = Field(default=1.2, gt=0)  # chat.update is tier 3: 50 a minute and workspace
+
+
+class Settings(BaseModel):
+    """Everything a site says. Paths are absolute; `state_dir` holds the databases, the socket and private folders."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    site: Path
+    inventory: Path
+    playbooks: Path
+    state_dir: Path
+    database_url: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8010
+    max_runs: int = Field(default=8, ge=1)
+    environment: list[str] = Field(default_factory=list)
+    slack: SlackSettings = Field(default_factory=SlackSettings)
+    access: Rules = Field(default_factory=Rules)
+
+    @property
+    def socket(self) -> Path:
+        return self.state_dir / "lepton.sock"
+
+    def catalog(self) -> Catalog:
+        """Read the operations: the site's own first, then the built-in ones."""
+        return load_catalog({"site": self.playbooks, "built-in": builtin_playbooks()})
+
+
+class Secrets(BaseSettings):
+    """Slack's credentials under their usual names. Never written to `Settings`, so never shown with it."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    slack_bot_token: SecretStr | None = None
+    slack_app_token: SecretStr | None = None
+    slack_signing_secret: SecretStr | None = None
+
+
+def load_settings(site: Path | None = None) -> Settings:
+    """Return the settings of a site: the folder given, else $LEPTON_SITE, else the nearest folder upwards with a lepton.yml.
+
+    Raises LeptonError that names the file and the key when something is wrong with it.
+    """
+    folder = site or _find_site()
+    path = folder / SITE_FILE
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise LeptonError(f"{folder} is not a Lepton site: it has no {SITE_FILE}", hint=f"make one: lepton init {folder}") from error
+    except yaml.YAMLError as error:
+        raise LeptonError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise LeptonError(f"{path}: expected a mapping of settings")
+    folder = folder.resolve()
+    defaults = {"inventory": "inventory", "playbooks": "playbooks", "state_dir": ".lepton"}
+    for key, default in defaults.items():
+        raw[key] = folder / Path(str(raw.get(key, default))).expanduser()
+    try:
+        return Settings(site=folder, **raw)
+    except ValidationError as error:
+        lines = (f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise LeptonError("\n".join(lines)) from error
+
+
+def _find_site() -> Path:
+    named = os.environ.get(SITE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / SITE_FILE).is_file():
+            return folder
+    raise LeptonError("there is no Lepton site here", hint=f"make one: lepton init DIR, then work in it or set {SITE_VARIABLE}")
