@@ -21,3 +21,18 @@ def collections_path() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("the collection lepton.cloud is not installed beside lepton_ai: install the whole wheel")
     return Path(next(iter(spec.submodule_search_locations))).parents[2]
+
+
+def sandbox_inventory() -> Path:
+    """Return the inventory of the sandbox: this machine."""
+    return _inventory("sandbox")
+
+
+def example_inventory() -> Path:
+    """Return the commented inventory that a new site starts from."""
+    return _inventory("example")
+
+
+def _inventory(name: str) -> Path:
+    packaged = PACKAGE / "inventories" / name
+    return packaged if packaged.is_dir() else PACKAGE.parent.parent / "inventories" / name

@@ -185,13 +185,12 @@ class Runs:
             leases.release(self.store, owner)
 
     def _end_open_attempts(self, run_id: str) -> bool:
-        """End every attempt that an earlier process left, and return whether there was one."""
-        attempts = self.store.open_attempts(run_id)
-        for token, boot in attempts:
+        """End every attempt that an earlier process left, and return whether this run was ever attempted."""
+        for token, boot in self.store.open_attempts(run_id):
             if boot == processes.boot_id():
                 processes.end_attempt(token)
-            self.store.end_attempt(token, "interrupted")
-        return bool(attempts)
+            self.store.end_attempt(token, State.INTERRUPTED.value)
+        return self.store.was_attempted(run_id)
 
     # -- helpers -------------------------------------------------------------------------------------------------
 

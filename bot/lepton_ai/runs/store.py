@@ -214,6 +214,11 @@ class Store:
         with self.engine.connect() as connection:
             return [(row.token, row.boot_id) for row in connection.execute(query)]
 
+    def was_attempted(self, run_id: str) -> bool:
+        """Return whether any process was ever started for this run."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(ATTEMPTS.c.token).where(ATTEMPTS.c.run == run_id).limit(1)).first() is not None
+
     # -- audit ---------------------------------------------------------------------------------------------------
 
     def record(self, run_id: str, principal: str, what: str, data: Mapping[str, Any]) -> None:

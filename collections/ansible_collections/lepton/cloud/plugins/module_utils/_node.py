@@ -307,6 +307,9 @@ def _resize(wish: Wish, node: Node, capacity: Capacity) -> Plan:
         if now == wanted == getattr(config, field):
             continue
         # A persistent value that is already right is no change, but it still waits for the restart.
+        if now == wanted:
+            changes.append(Change(field, shown(getattr(config, field)), shown(wanted), "at the next start"))
+            continue
         effective = "now" if live_target is None or getattr(live_target, field) == wanted else "at the next start"
         if effective == "now" or getattr(config, field) != wanted:
             changes.append(Change(field, shown(now), shown(wanted), effective))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asking for an operation from this machine: through the service where one runs, else here, under the same locks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from lepton_ai.access.rules import Caller
+from lepton_ai.errors import LeptonError
+from lepton_ai.intake import Intake
+from lepton_ai.operations.catalog import Operation
+from lepton_ai.operations.parsing import typed_arguments
+from lepton_ai.runs.model import Run
+from lepton_ai.runs.progress import Progress
+from lepton_ai.runs.service import Runs
+from lepton_ai.runs.store import Store
+from lepton_ai.settings import Settings
+from lepton_ai.web.api import os_principal, run_json
+from lepton_ai.web.client import ServiceClient, service
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+def ask(settings: Settings, operation: Operation, values: Mapping[str, Any], *, check: bool = False, why: str = "", watch: Watch = lambda run: None) -> dict[str, Any]:  # fmt: skip
+    """Do an operation and return its run when it has ended, as JSON-like data; `watch` is called at every event.
+
+    Raises LeptonError for arguments that are wrong and for what is not allowed. Ctrl-C cancels the run and waits for it.
+    """
+    arguments = typed_arguments(operation, dict(values))
+    client = service(settings.socket)
+    if client is None:
+        return _here(settings, operation, arguments, check=check, why=why, watch=watch)
+    try:
+        return _there(client, operation, arguments, check=check, why=why, watch=watch)
+    finally:
+        client.close()
+
+
+def _there(client: ServiceClient, operation: Operation, arguments: Mapping[str, Any], *, check: bool, why: str, watch: Watch) -> dict[str, Any]:
+    given = {name: value for name, value in arguments.items() if value is not None}
+    run = client.submit(operation.name, given, key=uuid.uuid4().hex, check=check, why=why)
+    while True:
+        try:
+            for state in client.follow(run["id"]):
+                watch(state)
+            return client.run(run["id"])
+        except KeyboardInterrupt:
+            client.cancel(run["id"])
+
+
+def _here(settings: Settings, operation: Operation, arguments: Mapping[str, Any], *, check: bool, why: str, watch: Watch) -> dict[str, Any]:
+    store = Store(settings.state_dir, settings.database_url)
+    try:
+        runs = Runs(settings, settings.catalog(), store)
+        principal = os_principal(os.getuid())
+        runs.clear_dead_leases()
+
+        def listener(run: Run, progress: Progress) -> None:
+            watch(run_json(run, progress))
+
+        runs.listeners.append(listener)
+        intake = Intake(runs, owner=principal)
+        run, _new = intake.submit_values(Caller(principal), operation, arguments, key=f"{principal}:{uuid.uuid4().hex}", check=check, why=why)
+        # Beside the main thread, which stays free for Ctrl-C; ansible-runner would take its signal handlers.
+        worker = threading.Thread(target=runs.execute, args=(run.id,), name=f"run-{run.id}")
+        worker.start()
+        while worker.is_alive():
+            try:
+                worker.join()
+            except KeyboardInterrupt:
+                runs.cancel(run.id, principal)
+        return run_json(store.run(run.id))
+    finally:
+        store.close()
+
+
+def stored_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
+    """Return the newest runs, from the service or, without one, from the database."""
+    client = service(settings.socket)
+    if client is not None:
+        with suppress(LeptonError):
+            return client.runs(limit)
+    store = Store(settings.state_dir, settings.database_url)
+    try:
+        return [run_json(run) for run in store.runs(limit)]
+    finally:
+        store.close()
+
+
+def stored_run(settings: Settings, run_id: str) -> dict[str, Any]:
+    """Return one run with its audit trail."""
+    client = service(settings.socket)
+    if client is not None:
+        return client.run(run_id)
+    store = Store(settings.state_dir, settings.database_url)
+    try:
+        return {**run_json(store.run(run_id)), "audit": store.audit(run_id)}
+    finally:
+        store.close()

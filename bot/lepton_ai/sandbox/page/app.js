@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sandbox's page: draws messages and views, and sends what people type, press and submit.
+"use strict";
+
+const EMOJI = {
+  white_check_mark: "✅", x: "❌", warning: "⚠️", hourglass_flowing_sand: "⏳", arrows_counterclockwise: "🔄",
+  black_square_for_stop: "⏹️", alarm_clock: "⏰", zap: "⚡",
+};
+const COLOURS = ["#6d3bd1", "#1d7f55", "#b2552b", "#2767b8", "#a3234a"];
+const state = { users: {}, channels: {}, messages: {}, me: "U0ADA", channel: "C0OPS" };
+const byId = (id) => document.getElementById(id);
+
+// Everything shown is built from nodes; text is never HTML.
+function make(tag, className, ...children) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+function unescape(text) {
+  return text.replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&");
+}
+
+function colour(user) {
+  return COLOURS[Object.keys(state.users).indexOf(user) % COLOURS.length] || "#777";
+}
+
+function avatar(user) {
+  const node = make("span", "avatar", (state.users[user]?.name || "?")[0].toUpperCase());
+  node.style.background = user === "U0LEPTON" ? "#1d1a21" : colour(user);
+  if (user === "U0LEPTON") node.textContent = "λ";
+  return node;
+}
+
+// Slack's mrkdwn, as much of it as is used: code blocks, code, bold, italics, mentions, emoji.
+function mrkdwn(text) {
+  const fragment = document.createDocumentFragment();
+  const pattern = /```\n?([\s\S]*?)\n?```|`([^`\n]+)`|\*([^*\n]+)\*|_([^_\n]+)_(?![a-zA-Z0-9])|<@([A-Z0-9]+)>|:([a-z_]+):/g;
+  let end = 0;
+  for (const match of text.matchAll(pattern)) {
+    const [whole, block, code, bold, italic, user, emoji] = match;
+    const before = text[match.index - 1] || " ";
+    if (italic !== undefined && /[a-zA-Z0-9]/.test(before)) continue;
+    if (emoji !== undefined && !EMOJI[emoji]) continue;
+    fragment.append(unescape(text.slice(end, match.index)));
+    end = match.index + whole.length;
+    if (block !== undefined) fragment.append(make("pre", "", unescape(block)));
+    else if (code !== undefined) fragment.append(make("code", "", unescape(code)));
+    else if (bold !== undefined) fragment.append(make("b", "", mrkdwn(bold)));
+    else if (italic !== undefined) fragment.append(make("i", "", mrkdwn(italic)));
+    else if (user !== undefined) fragment.append(make("span", "mention", "@" + (state.users[user]?.name || user)));
+    else fragment.append(EMOJI[emoji]);
+  }
+  fragment.append(unescape(text.slice(end)));
+  const lines = make("div", "body");
+  lines.append(fragment);
+  lines.style.whiteSpace = "pre-wrap";
+  return lines;
+}
+
+function plainOr(object) {
+  return object.type === "plain_text" ? document.createTextNode(object.text) : mrkdwn(object.text);
+}
+
+function drawBlock(block, press) {
+  if (block.type === "section") {
+    const node = make("div", "section", block.text ? plainOr(block.text) : null);
+    for (const field of block.fields || []) node.append(plainOr(field));
+    return node;
+  }
+  if (block.type === "header") return make("h3", "", block.text.text);
+  if (block.type === "divider") return make("hr");
+  if (block.type === "context") return make("div", "context", ...block.elements.map((element) => (element.text === undefined ? "" : plainOr(element))));
+  if (block.type === "image") { const image = make("img"); image.src = block.image_url; image.alt = block.alt_text; return image; }
+  if (block.type === "actions") {
+    return make("div", "actions", ...block.elements.map((element) => {
+      const button = make("button", element.style || "", element.text?.text || element.placeholder?.text || element.type);
+      button.type = "button";
+      button.addEventListener("click", () => { button.disabled = true; press(element.action_id); });
+      return button;
+    }));
+  }
+  return make("div", "context", `(${block.type})`);
+}
+
+function drawMessage(message) {
+  const user = state.users[message.user] || {};
+  const time = new Date(Number(message.ts.split(".")[0]) * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const head = make("div", "", make("span", "who", user.name || message.user), user.is_bot ? make("span", "app", "APP") : null, make("time", "", time));
+  const content = make("div", "", head);
+  if (message.ephemeral_to) content.append(make("div", "ephemeral", "Only visible to you"));
+  if (message.blocks?.length) {
+    content.append(make("div", "blocks", ...message.blocks.map((block) => drawBlock(block, (action) => press(message, action)))));
+  } else if (message.text) {
+    content.append(mrkdwn(message.text));
+  }
+  for (const file of message.files || []) {
+    const link = make("a", "file", "📄", make("b", "", file.title || file.name), `${file.size} bytes`);
+    link.href = file.url_private;
+    link.target = "_blank";
+    content.append(link);
+  }
+  const node = make("article", "message", avatar(message.user), content);
+  node.id = `m-${message.ts}`;
+  return node;
+}
+
+function draw() {
+  const nav = (id, items, current, choose) => byId(id).replaceChildren(...items.map(([key, ...label]) => {
+    const button = make("button", "", ...label);
+    button.setAttribute("aria-current", key === current);
+    button.addEventListener("click", () => { choose(key); draw(); byId("text").focus(); });
+    return button;
+  }));
+  nav("channels", Object.values(state.channels).map((channel) => [channel.id, `# ${channel.name}`]), state.channel, (key) => { state.channel = key; });
+  nav("people", Object.values(state.users).filter((user) => !user.is_bot).map((user) => [user.id, avatar(user.id), user.name]), state.me, (key) => { state.me = key; });
+  const channel = state.channels[state.channel];
+  byId("channel-name").textContent = channel ? `# ${channel.name}` : "";
+  byId("channel-note").textContent = channel && !channel.is_member ? "Lepton is not in this channel" : state.users[state.me]?.real_name || "";
+  const list = byId("messages");
+  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
+  const shown = (state.messages[state.channel] || []).filter((message) => !message.ephemeral_to || message.ephemeral_to === state.me);
+  list.replaceChildren(...shown.map(drawMessage));
+  if (atEnd) list.scrollTop = list.scrollHeight;
+}
+
+async function send(path, body) {
+  const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  return response.json();
+}
+
+const press = (message, action) => send("/people/press", { user: state.me, channel: message.channel, ts: message.ts, action_id: action });
+
+function drawInput(block) {
+  const element = block.element;
+  let input;
+  if (element.type === "static_select") {
+    input = make("select", "", ...element.options.map((option) => { const node = make("option", "", option.text.text); node.value = option.value; return node; }));
+    if (element.initial_option) input.value = element.initial_option.value;
+  } else if (element.multiline) {
+    input = make("textarea");
+  } else {
+    input = make("input");
+    input.type = element.type === "number_input" ? "number" : "text";
+  }
+  if (element.initial_value) input.value = element.initial_value;
+  input.name = block.block_id;
+  input.required = !block.optional;
+  const label = make("label", "", block.label.text, input, block.hint ? make("span", "hint", block.hint.text) : null, make("span", "error"));
+  label.dataset.block = block.block_id;
+  return label;
+}
+
+function drawModal(view) {
+  const dialog = byId("modal");
+  const inputs = view.blocks.filter((block) => block.type === "input");
+  const close = make("button", "", view.close?.text || "Cancel");
+  close.type = "button";
+  close.addEventListener("click", () => dialog.close());
+  const form = make("form", "", make("h3", "", view.title.text),
+    ...view.blocks.map((block) => (block.type === "input" ? drawInput(block) : drawBlock(block, () => {}))),
+    make("footer", "", close, view.submit ? make("button", "primary", view.submit.text) : null));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const values = {};
+    for (const block of inputs) {
+      const value = form.elements[block.block_id].value;
+      const select = block.element.type === "static_select";
+      values[block.block_id] = { [block.element.action_id]: { type: block.element.type, ...(select ? { selected_option: { value } } : { value: value || null }) } };
+    }
+    const { answer } = await send("/people/submit", { user: state.me, view_id: view.id, values });
+    for (const label of form.querySelectorAll("label")) {
+      label.querySelector(".error").textContent = answer?.errors?.[label.dataset.block] || "";
+    }
+    if (!answer?.response_action) dialog.close();
+  });
+  dialog.replaceChildren(form);
+  if (!dialog.open) dialog.showModal();
+}
+
+function take(change) {
+  if (change.type === "message") {
+    const list = state.messages[change.message.channel];
+    const index = list.findIndex((message) => message.ts === change.message.ts);
+    if (index < 0) list.push(change.message); else list[index] = change.message;
+    draw();
+  } else if (change.type === "deleted") {
+    state.messages[change.channel] = state.messages[change.channel].filter((message) => message.ts !== change.ts);
+    draw();
+  } else if (change.type === "view" && change.user === state.me) {
+    drawModal(change.view);
+  }
+}
+
+async function load() {
+  const fresh = await (await fetch("/people/state")).json();
+  Object.assign(state, { users: fresh.users, channels: fresh.channels, messages: fresh.messages });
+  byId("status").classList.toggle("on", fresh.connected);
+  byId("status").querySelector("span").textContent = fresh.connected ? "bot connected" : "waiting for the bot";
+  draw();
+  if (!fresh.connected) setTimeout(load, 500);
+}
+
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = byId("text").value.trim();
+  if (!text) return;
+  byId("text").value = "";
+  send("/people/say", { user: state.me, channel: state.channel, text });
+});
+
+const events = new EventSource("/people/events");
+events.onopen = load;
+events.onmessage = (event) => take(JSON.parse(event.data));

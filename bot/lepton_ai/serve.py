@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service: opens the doors, keeps them open, and closes them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
+from slack_bolt.app.async_app import AsyncApp
+
+from lepton_ai.errors import LeptonError
+from lepton_ai.intake import Intake
+from lepton_ai.runs import leases
+from lepton_ai.runs.model import Run
+from lepton_ai.runs.progress import Progress
+from lepton_ai.runs.queue import Queue
+from lepton_ai.runs.service import Runs
+from lepton_ai.runs.store import Store
+from lepton_ai.settings import Secrets, Settings
+from lepton_ai.slack.app import build_app, slack_client
+from lepton_ai.slack.groups import Groups
+from lepton_ai.slack.messages import LiveMessages
+from lepton_ai.web.api import PeerProtocol, os_principal, socket_app
+from lepton_ai.web.app import web_app
+
+log = structlog.get_logger()
+RECONNECT_SECONDS = 5.0
+CLOSE_SECONDS = 5
+
+
+async def serve(settings: Settings, secrets: Secrets) -> None:
+    """Run until SIGTERM or SIGINT. Runs that are under way go on at the next start."""
+    catalog = settings.catalog()
+    for problem in catalog.problems:
+        log.error("an operation cannot be used", problem=str(problem))
+    for override in catalog.overrides:
+        log.warning("an operation is overridden", override=override)
+    store = Store(settings.state_dir, settings.database_url)
+    runs = Runs(settings, catalog, store)
+    registry = CollectorRegistry()
+    runs.listeners.append(_metrics(registry))
+    intake = Intake(runs, owner=os_principal(os.getuid()))
+    health = {"database": "ok"}
+    slack = None
+    workers: list[Coroutine[Any, Any, None]] = [_keep_leases(runs)]
+    if secrets.slack_bot_token is not None:
+        client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
+        messages, groups = LiveMessages(runs, client, settings.slack.update_seconds), Groups()
+        runs.listeners.append(messages.changed)
+    queue = await asyncio.to_thread(Queue, runs)
+    if secrets.slack_bot_token is not None:
+        signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
+        slack = build_app(intake, queue.start, messages, groups, client=client, signing_secret=signing, command=settings.slack.command)
+        workers += [messages.work(), groups.work(client)]
+        if settings.slack.mode == "socket":
+            workers.append(_socket_mode(slack, secrets, health))
+        elif signing is None:
+            raise LeptonError("HTTP mode needs SLACK_SIGNING_SECRET", hint="it stands in the app's Basic Information at api.slack.com")
+    else:
+        log.warning("no SLACK_BOT_TOKEN: only the command line and the Python API can ask for anything")
+    web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None)
+    settings.socket.unlink(missing_ok=True)
+    local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=CLOSE_SECONDS))  # fmt: skip
+    remote = uvicorn.Server(uvicorn.Config(web, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=CLOSE_SECONDS))
+    try:
+        async with asyncio.TaskGroup() as group:
+            stop = asyncio.Event()
+            for server in (local, remote):
+                group.create_task(_until_stopped(server))
+            tasks = [group.create_task(worker) for worker in workers]
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            while not (local.started and remote.started):
+                await asyncio.sleep(0.01)
+            log.info("lepton serves", socket=str(settings.socket), http=f"http://{settings.host}:{settings.port}", operations=len(catalog.operations))
+            await stop.wait()
+            local.should_exit = remote.should_exit = True
+            for task in tasks:
+                task.cancel()
+    finally:
+        await asyncio.to_thread(queue.close)
+        store.close()
+        settings.socket.unlink(missing_ok=True)
+
+
+async def _until_stopped(server: uvicorn.Server) -> None:
+    """Serve until told to stop; a server that cannot start ends the service."""
+    try:
+        await server._serve(None)
+    except SystemExit as error:
+        raise LeptonError(f"cannot listen on {server.config.uds or f'{server.config.host}:{server.config.port}'}", hint="is another service there?") from error
+
+
+async def _socket_mode(app: AsyncApp, secrets: Secrets, health: dict[str, str]) -> None:
+    """Stay connected for ever. The client reconnects by itself once it was connected; the first time is ours to repeat."""
+    if secrets.slack_app_token is None:
+        raise LeptonError("Socket Mode needs SLACK_APP_TOKEN", hint="make one with connections:write at api.slack.com, or set slack.mode to http")
+    handler = AsyncSocketModeHandler(app, secrets.slack_app_token.get_secret_value(), web_client=app.client)
+    health["slack"] = "connecting"
+    try:
+        while True:
+            try:
+                await handler.connect_async()
+                health["slack"] = "ok"
+                log.info("slack is connected", mode="socket")
+                break
+            except Exception as error:
+                health["slack"] = f"unreachable: {error}"
+                log.error("slack cannot be reached; trying again", error=str(error), again_in=RECONNECT_SECONDS)
+                await asyncio.sleep(RECONNECT_SECONDS)
+        await asyncio.Event().wait()
+    finally:
+        with suppress(Exception):
+            await handler.close_async()
+
+
+async def _keep_leases(runs: Runs) -> None:
+    while True:
+        await asyncio.to_thread(leases.renew, runs.store)
+        await asyncio.to_thread(runs.clear_dead_leases)
+        await asyncio.sleep(leases.RENEW_SECONDS)
+
+
+def _metrics(registry: CollectorRegistry) -> Any:
+    ended = Counter("lepton_runs", "Runs that have ended", ["operation", "state", "check"], registry=registry)
+    took = Histogram("lepton_run_duration_seconds", "From start to end of a run", ["operation"], registry=registry)
+
+    def listener(run: Run, _progress: Progress) -> None:
+        if run.state.final:
+            ended.labels(run.operation, run.state.value, str(run.check).lower()).inc()
+            took.labels(run.operation).observe((run.finished or run.created) - (run.started or run.created))
+
+    return listener

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is in which Slack user group: read in the background, so that a request never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from slack_sdk.web.async_client import AsyncWebClient
+
+log = structlog.get_logger()
+REFRESH_SECONDS = 60.0
+
+
+class Groups:
+    """User groups by user. Empty until the first answer: then only grants to users themselves count."""
+
+    def __init__(self) -> None:
+        self._by_user: dict[str, tuple[str, ...]] = {}
+
+    def of(self, user: str) -> tuple[str, ...]:
+        return self._by_user.get(user, ())
+
+    async def refresh(self, client: AsyncWebClient) -> None:
+        """Read all groups with their members once."""
+        answer = await client.usergroups_list(include_users=True)
+        found: dict[str, tuple[str, ...]] = {}
+        for group in answer.get("usergroups", []):
+            for user in group.get("users", []):
+                found[user] = (*found.get(user, ()), group["id"])
+        self._by_user = found
+
+    async def work(self, client: AsyncWebClient) -> None:
+        """Keep the groups fresh for ever; while Slack does not answer, what was known last stays."""
+        while True:
+            try:
+                await self.refresh(client)
+            except Exception as error:
+                log.warning("user groups could not be read; grants to groups do not count until they can", error=str(error))
+            await asyncio.sleep(REFRESH_SECONDS)

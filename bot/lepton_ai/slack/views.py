@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people see in Slack: runs, plans and answers as Block Kit. Pure; everything foreign is escaped and bounded."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lepton_ai.runs.model import Result, Run, State
+from lepton_ai.runs.progress import Progress
+from lepton_ai.runs.service import result_of
+
+CANCEL, CONFIRM, DISMISS = "run_cancel", "run_confirm", "run_dismiss"
+SECTION_LIMIT = 3000  # characters of a section's text; docs.slack.dev/reference/block-kit/blocks/section-block
+FALLBACK_LIMIT = 500  # characters of the notification text
+MOST_LINES = 30
+_ICONS = {
+    State.QUEUED: ":hourglass_flowing_sand:",
+    State.RUNNING: ":arrows_counterclockwise:",
+    State.SUCCEEDED: ":white_check_mark:",
+    State.FAILED: ":x:",
+    State.CANCELED: ":black_square_for_stop:",
+    State.TIMED_OUT: ":alarm_clock:",
+    State.INTERRUPTED: ":zap:",
+}
+Block = dict[str, Any]
+
+
+def escape(text: object) -> str:
+    """Return text as data in mrkdwn: no mentions, no links (docs.slack.dev/messaging/formatting-message-text)."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def run_message(run: Run, progress: Progress | None = None) -> tuple[str, list[Block]]:
+    """Return the (notification text, blocks) of a run as it stands; `progress` while this process runs it."""
+    title = f"{'plan ' if run.check else ''}{run.operation.replace('.', ' ')}"
+    asked = " ".join(f"{name}={_value(value)}" for name, value in run.arguments.items() if value not in (None, False, []))
+    head = f"{_ICONS[run.state]} *{escape(title)}* {escape(asked)}".strip()
+    blocks = [_section(head), _section(_status(run, progress))]
+    if run.state.final:
+        blocks += _result_blocks(run)
+    blocks += _buttons(run)
+    who = f"asked for by {_who(run.principal)} · run `{run.id}`"
+    blocks.append({"type": "context", "elements": [_mrkdwn(who)]})
+    if run.command:
+        blocks.append({"type": "context", "elements": [_mrkdwn(f"by hand: `{escape(run.command)}`")]})
+    return f"{title} {asked}: {run.state}"[:FALLBACK_LIMIT], blocks
+
+
+def runs_text(runs: Sequence[Run]) -> str:
+    """Return the newest runs, a line each."""
+    if not runs:
+        return "No run yet."
+    lines = [
+        f"{_ICONS[run.state]} `{run.id}` {'plan ' if run.check else ''}{escape(run.operation.replace('.', ' '))} "
+        f"{escape(' '.join(str(value) for value in run.arguments.values() if isinstance(value, str)))} · {run.state} · {_who(run.principal)}"
+        for run in runs
+    ]
+    return "\n".join(lines)
+
+
+def _status(run: Run, progress: Progress | None) -> str:
+    if run.state is State.QUEUED:
+        return f"queued{': ' + escape(progress.task) if progress and progress.task else ''}"
+    if run.state is State.RUNNING:
+        elapsed = f"{max(0.0, time.time() - (run.started or run.created)):.1f} s"
+        if progress is None or not progress.task:
+            return f"running · {elapsed}"
+        hosts = ", ".join(f"{escape(host)} {state}" for host, state in sorted(progress.hosts.items()) if host != "localhost")
+        return f"running · {elapsed} · {escape(progress.task)}" + (f"\n{hosts}" if hosts else "")
+    took = f"{(run.finished or run.created) - (run.started or run.created):.1f} s"
+    if run.state is State.SUCCEEDED:
+        return f"*{_outcome(run, result_of(run))}* · {took}"
+    return f"*{run.state}* · {took}" + (f"\n{escape(run.error)}" if run.error else "")
+
+
+def _outcome(run: Run, result: Result) -> str:
+    if run.risk == "read":
+        return "done"
+    if not result.changed_hosts:
+        return "nothing to change"
+    return "would change" if run.check else "changed"
+
+
+def _result_blocks(run: Run) -> list[Block]:
+    result = result_of(run)
+    blocks: list[Block] = []
+    lines = [
+        f"{escape(change.host)}: `{escape(change.field)}` {_value(change.before)} → *{_value(change.after)}*"
+        + (f" ({escape(change.effective)})" if change.effective != "now" else "")
+        for change in result.changes
+    ]
+    if lines:
+        blocks.append(_section("\n".join(_bounded(lines))))
+    if run.risk == "read" and run.state is State.SUCCEEDED:
+        blocks += _answer_blocks(result.answers)
+    if result.warnings:
+        blocks.append(_section("\n".join(f":warning: {escape(warning)}" for warning in _bounded(result.warnings))))
+    return blocks
+
+
+def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    consoles = [answer["console"] for answer in answers.values() if "console" in answer]
+    if consoles:
+        return [_code(text or "(nothing yet)") for text in consoles]
+    tables = []
+    capacity = [(host, answer["capacity"]) for host, answer in sorted(answers.items()) if "capacity" in answer]
+    if capacity:
+        rows = [["HOST", "VCPUS FREE", "MEMORY FREE"]]
+        rows += [[host, f"{room['vcpus_free']} of {room['vcpus']}", f"{_gib(room['memory_free'])} of {_gib(room['memory'])}"] for host, room in capacity]
+        tables.append(_table(rows))
+    nodes = [(host, node) for host, answer in sorted(answers.items()) for node in answer.get("nodes", ())]
+    if nodes:
+        rows = [["NODE", "HOST", "STATE", "VCPUS", "MEMORY"]]
+        rows += [[node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes]
+        tables.append(_table(rows))
+    return [_code(table) for table in tables] or [_section("There is none.")]
+
+
+def answer_text(result: Result) -> str:
+    """Return what a read answered, as plain text for a terminal."""
+    texts = [block["text"]["text"] for block in _answer_blocks(result.answers)]
+    return "\n".join(_unescape(text.removeprefix("```\n").removesuffix("\n```")) for text in texts)
+
+
+def _buttons(run: Run) -> list[Block]:
+    if not run.state.final:
+        return [{"type": "actions", "block_id": f"run-{run.id}", "elements": [_button("Cancel", CANCEL, run.id, "danger")]}]
+    if run.origin.get("confirm") and run.state is State.SUCCEEDED and not run.message.get("answered"):
+        return [
+            {
+                "type": "actions",
+                "block_id": f"run-{run.id}",
+                "elements": [_button("Do it", CONFIRM, run.id, "danger"), _button("Leave it", DISMISS, run.id)],
+            }
+        ]
+    return []
+
+
+def _button(text: str, action_id: str, value: str, style: str | None = None) -> Block:
+    button: Block = {"type": "button", "text": {"type": "plain_text", "text": text}, "action_id": action_id, "value": value}
+    return {**button, "style": style} if style else button
+
+
+def _who(principal: str) -> str:
+    kind, _, name = principal.partition(":")
+    return f"<@{name.partition('/')[2]}>" if kind == "slack" else escape(principal)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return escape(value if isinstance(value, str) else json.dumps(value))
+
+
+def _gib(size: float) -> str:
+    return f"{size / 1024**3:.1f}GiB"
+
+
+def _table(rows: Sequence[Sequence[object]]) -> str:
+    widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(_bounded(lines))
+
+
+def _bounded(lines: Sequence[str]) -> list[str]:
+    kept = list(lines[:MOST_LINES])
+    return kept + [f"… and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else kept
+
+
+def _code(text: str) -> Block:
+    room = SECTION_LIMIT - 20
+    escaped = escape(text.replace("```", "'''"))
+    if len(escaped) > room:
+        # The end of a console says most; an entity cut in half would show as garbage.
+        escaped = "…" + escaped[-room:].partition("\n")[2]
+    return _section(f"```\n{escaped}\n```")
+
+
+def _section(text: str) -> Block:
+    return {"type": "section", "text": _mrkdwn(text)}
+
+
+def _mrkdwn(text: str) -> Block:
+    return {"type": "mrkdwn", "text": text if len(text) <= SECTION_LIMIT else text[: SECTION_LIMIT - 1] + "…"}
+
+
+def _unescape(text: str) -> str:
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def plain_text(blocks: Iterable[Block]) -> str:
+    """Return the blocks as a person reads them, for transcripts."""
+    lines = []
+    for block in blocks:
+        if block["type"] == "section":
+            lines.append(_unescape(block["text"]["text"]))
+        elif block["type"] == "context":
+            lines.extend(_unescape(element["text"]) for element in block["elements"])
+        elif block["type"] == "actions":
+            lines.append(" ".join(f"[{element['text']['text']}]" for element in block["elements"]))
+    return "\n".join(lines)

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service's own door: its unix socket, for the CLI, the Python API and plain ansible-playbook. Peers are known by uid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from lepton_ai.access.rules import Caller
+from lepton_ai.errors import LeptonError
+from lepton_ai.intake import Intake, Refused
+from lepton_ai.operations.catalog import Operation
+from lepton_ai.operations.parsing import typed_arguments
+from lepton_ai.runs import leases, processes
+from lepton_ai.runs.model import Run
+from lepton_ai.runs.progress import Progress
+
+PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class PeerProtocol(H11Protocol):
+    """uvicorn's protocol, with the peer's uid and pid (SO_PEERCRED) as the client of the request."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
+        pid, uid, _gid = PEER.unpack(peer)
+        self.client = (str(uid), pid)
+
+
+def os_principal(uid: int) -> str:
+    """Return the principal of a local account."""
+    return f"os:{uid}@{socket.gethostname()}"
+
+
+def run_json(run: Run, progress: Progress | None = None) -> dict[str, Any]:
+    """Return a run as the socket speaks of it; `progress` has task and hosts while it runs."""
+    shown = asdict(run)
+    if progress is not None:
+        shown["progress"] = {"play": progress.play, "task": progress.task, "hosts": progress.hosts, "tasks_done": progress.tasks_done}
+    return shown
+
+
+def socket_app(intake: Intake, start: Callable[[str], None]) -> Starlette:
+    """Return the ASGI app of the unix socket. `start` begins a written run."""
+    api = _Api(intake, start)
+    routes = [
+        Route("/v1/runs", _answered(api.submit), methods=["POST"]),
+        Route("/v1/runs", _answered(api.runs), methods=["GET"]),
+        Route("/v1/runs/{run}", _answered(api.run), methods=["GET"]),
+        Route("/v1/runs/{run}/events", _answered(api.events), methods=["GET"]),
+        Route("/v1/runs/{run}/cancel", _answered(api.cancel), methods=["POST"]),
+        Route("/v1/leases", _answered(api.take_leases), methods=["POST"]),
+    ]
+    return Starlette(routes=routes)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _answered(handler: Handler) -> Handler:
+    """Turn what a person can act on into a status and a sentence."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Refused as error:
+            return JSONResponse({"error": str(error)}, 403)
+        except LeptonError as error:
+            return JSONResponse({"error": error.message, "hint": error.hint}, 400)
+        except (ValueError, KeyError, TypeError) as error:
+            return JSONResponse({"error": f"the request is not of the expected form: {error}"}, 400)
+
+    return endpoint
+
+
+class _Api:
+    def __init__(self, intake: Intake, start: Callable[[str], None]) -> None:
+        self._intake = intake
+        self._runs = intake.runs
+        self._start = start
+
+    def _caller(self, request: Request) -> Caller:
+        assert request.client is not None
+        return Caller(os_principal(int(request.client.host)))
+
+    def _operation(self, name: str) -> Operation:
+        noun, _, verb = name.partition(".")
+        return self._runs.catalog.find(noun, verb)
+
+    def _readable(self, request: Request, run: Run) -> Run:
+        """Return the run if the caller asked for it or may do what it does."""
+        caller = self._caller(request)
+        operation = self._runs.catalog.operations.get(run.operation)
+        if run.principal != caller.principal and operation is not None:
+            verdict = self._intake.verdict(caller, operation, operation.targets(run.arguments))
+            if not verdict.allowed:
+                raise Refused(caller, f"see run {run.id}", verdict)
+        return run
+
+    async def submit(self, request: Request) -> Response:
+        body = await request.json()
+        run, new = await asyncio.to_thread(
+            self._intake.submit_values,
+            self._caller(request),
+            self._operation(body["operation"]),
+            body["arguments"],
+            key=f"{self._caller(request).principal}:{body['key']}",
+            check=bool(body.get("check")),
+            why=str(body.get("why", "")),
+        )
+        if new:
+            await asyncio.to_thread(self._start, run.id)
+        return JSONResponse(run_json(run), 201 if new else 200)
+
+    async def runs(self, request: Request) -> Response:
+        found = await asyncio.to_thread(self._runs.store.runs, int(request.query_params.get("limit", 20)))
+        shown = []
+        for run in found:
+            try:
+                shown.append(run_json(self._readable(request, run)))
+            except Refused:
+                continue
+        return JSONResponse(shown)
+
+    async def run(self, request: Request) -> Response:
+        run = self._readable(request, await asyncio.to_thread(self._runs.store.run, request.path_params["run"]))
+        trail = await asyncio.to_thread(self._runs.store.audit, run.id)
+        return JSONResponse({**run_json(run, self._runs.progress(run.id)), "audit": trail})
+
+    async def cancel(self, request: Request) -> Response:
+        run = self._readable(request, await asyncio.to_thread(self._runs.store.run, request.path_params["run"]))
+        asked = await asyncio.to_thread(self._runs.cancel, run.id, self._caller(request).principal)
+        return JSONResponse({"canceled": asked})
+
+    async def events(self, request: Request) -> Response:
+        run = self._readable(request, await asyncio.to_thread(self._runs.store.run, request.path_params["run"]))
+        return StreamingResponse(self._stream(run), media_type="application/x-ndjson")
+
+    async def _stream(self, run: Run) -> AsyncIterator[str]:
+        """Yield the run as it is at every event, until it is final. A slow reader gets the newest state, not all of them."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def listener(told: Run, _progress: Progress) -> None:
+            if told.id == run.id:
+                loop.call_soon_threadsafe(changed.set)
+
+        with self._runs.listening(listener):
+            while True:
+                now = await asyncio.to_thread(self._runs.store.run, run.id)
+                yield json.dumps(run_json(now, self._runs.progress(run.id)), default=str) + "\n"
+                if now.state.final:
+                    return
+                await changed.wait()
+                changed.clear()
+
+    async def take_leases(self, request: Request) -> Response:
+        """Hold an operation's locks for a plain ansible-playbook until its process ends."""
+        body = await request.json()
+        pid = int(body["pid"])
+        assert request.client is not None
+        if processes.parent(request.client.port) != pid:
+            raise LeptonError("leases can only be taken for the caller's own playbook")
+        operation = self._operation(body["operation"])
+        arguments = typed_arguments(operation, {name: value for name, value in body["arguments"].items() if value is not None})
+        caller = self._caller(request)
+        verdict = self._intake.verdict(caller, operation, operation.targets(arguments))
+        if not verdict.allowed:
+            raise Refused(caller, operation.name, verdict)
+        locks = operation.locks(arguments)
+        holder = leases.process_holder(f"ansible-playbook:{pid}", pid)
+        await asyncio.to_thread(self._runs.clear_dead_leases)
+        blocking = await asyncio.to_thread(leases.try_acquire, self._runs.store, holder, locks)
+        if blocking:
+            await asyncio.to_thread(leases.release, self._runs.store, holder.owner)
+            raise LeptonError(f"{', '.join(locks)} is locked by {', '.join(blocking)}: try again when that has ended")
+        self._runs.store.record("", caller.principal, "leases", {"operation": operation.name, "locks": list(locks), "pid": pid})
+        self._release_at_end(holder)
+        return JSONResponse({"locks": list(locks)})
+
+    def _release_at_end(self, holder: leases.Holder) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            descriptor = os.pidfd_open(holder.pid)
+        except ProcessLookupError:
+            leases.release(self._runs.store, holder.owner)
+            return
+
+        def ended() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            loop.run_in_executor(None, leases.release, self._runs.store, holder.owner)
+
+        loop.add_reader(descriptor, ended)

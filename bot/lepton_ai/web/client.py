@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other end of the service's unix socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from lepton_ai.errors import LeptonError
+
+ANSWER_SECONDS = 30
+
+
+class ServiceClient:
+    """Speaks to a running `lepton serve`. Everything it refuses becomes a LeptonError with its words."""
+
+    def __init__(self, socket: Path) -> None:
+        self._http = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://lepton", timeout=ANSWER_SECONDS)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def submit(self, operation: str, arguments: Mapping[str, Any], *, key: str, check: bool, why: str = "") -> dict[str, Any]:
+        """Ask for a run and return it as it was written."""
+        return self._asked("POST", "/v1/runs", {"operation": operation, "arguments": dict(arguments), "key": key, "check": check, "why": why})
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a run with its audit trail."""
+        return self._asked("GET", f"/v1/runs/{run_id}")
+
+    def runs(self, limit: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._asked("GET", f"/v1/runs?limit={limit}")
+        return found
+
+    def cancel(self, run_id: str) -> bool:
+        return bool(self._asked("POST", f"/v1/runs/{run_id}/cancel")["canceled"])
+
+    def follow(self, run_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the run as it is at every event, until it has ended. A service that restarts meanwhile raises LeptonError."""
+        try:
+            with self._http.stream("GET", f"/v1/runs/{run_id}/events", timeout=httpx.Timeout(ANSWER_SECONDS, read=None)) as response:
+                for line in response.iter_lines():
+                    yield json.loads(line)
+        except httpx.HTTPError as error:
+            raise LeptonError("the service went away; the run goes on when it is back", hint=f"see: lepton runs show {run_id}") from error
+
+    def _asked(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        try:
+            response = self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise LeptonError(f"the service does not answer: {error}") from error
+        answer = response.json()
+        if response.is_error:
+            raise LeptonError(answer.get("error", "the service refused"), hint=answer.get("hint", ""))
+        return answer
+
+
+def service(socket: Path) -> ServiceClient | None:
+    """Return a client when a service answers at this socket, else None."""
+    if not socket.exists():
+        return None
+    client = ServiceClient(socket)
+    try:
+        client.runs(1)
+    except LeptonError:
+        client.close()
+        return None
+    return client
