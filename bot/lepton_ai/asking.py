@@ -26,7 +26,11 @@ from lepton_ai.web.client import ServiceClient, service
 Watch = Callable[[dict[str, Any]], None]
 
 
-def ask(settings: Settings, operation: Operation, values: Mapping[str, Any], *, check: bool = False, why: str = "", watch: Watch = lambda run: None) -> dict[str, Any]:  # fmt: skip
+def unwatched(_run: dict[str, Any]) -> None:
+    """Watch nothing."""
+
+
+def ask(settings: Settings, operation: Operation, values: Mapping[str, Any], *, check: bool = False, why: str = "", watch: Watch = unwatched) -> dict[str, Any]:
     """Do an operation and return its run when it has ended, as JSON-like data; `watch` is called at every event.
 
     Raises LeptonError for arguments that are wrong and for what is not allowed. Ctrl-C cancels the run and waits for it.

@@ -17,10 +17,10 @@ import structlog
 import typer
 from rich.console import Console
 
-from lepton_ai.asking import ask, stored_run, stored_runs
+from lepton_ai.asking import ask, stored_run, stored_runs, unwatched
 from lepton_ai.doctor import examine
 from lepton_ai.errors import LeptonError
-from lepton_ai.operations.catalog import load_catalog
+from lepton_ai.operations.catalog import Operation, load_catalog
 from lepton_ai.operations.help import help_text, usage
 from lepton_ai.operations.parsing import read_arguments
 from lepton_ai.operations.reference import reference_page
@@ -113,7 +113,7 @@ def _operate(words: list[str], site: Path | None, as_json: bool, *, check: bool,
 def _watching(quiet: bool) -> Iterator[Any]:
     """Show progress: one line that changes on a terminal, a line per task otherwise, nothing with --json."""
     if quiet:
-        yield lambda run: None
+        yield unwatched
     elif err.is_terminal:
         with err.status("queued") as status:
             yield lambda run: status.update(_progress_line(run))
@@ -142,13 +142,21 @@ def _report(run: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _run_value(data: Mapping[str, Any]) -> Run:
-    return Run(**{name: State(data[name]) if name == "state" else data[name] for name in Run.__dataclass_fields__})
+    fields: dict[str, Any] = {name: data[name] for name in Run.__dataclass_fields__}
+    return Run(**{**fields, "state": State(data["state"])})
 
 
 def _without_marks(text: str) -> str:
     for mark in ("```\n", "\n```", "*", "`"):
         text = text.replace(mark, "")
-    for icon, shown in ((":white_check_mark:", "✓"), (":x:", "✗"), (":warning:", "!"), (":black_square_for_stop:", "■"), (":zap:", "!"), (":alarm_clock:", "✗")):
+    for icon, shown in (
+        (":white_check_mark:", "✓"),
+        (":x:", "✗"),
+        (":warning:", "!"),
+        (":black_square_for_stop:", "■"),
+        (":zap:", "!"),
+        (":alarm_clock:", "✗"),
+    ):
         text = text.replace(icon, shown)
     return text
 
@@ -210,12 +218,14 @@ def operations(
             raise
         catalog = load_catalog({"built-in": builtin_playbooks()})
     if as_json:
-        print(json.dumps([{"operation": item.name, "risk": item.spec.risk, "summary": item.spec.summary, "playbook": str(item.playbook), "origin": item.origin, "guarded": item.guarded} for item in catalog], indent=2))  # fmt: skip
+        print(json.dumps([_operation_json(item) for item in catalog], indent=2))
     elif words:
         out.print(_without_marks(help_text(catalog, words, "lepton run")), markup=False)
     else:
         for item in catalog:
-            notes = ", ".join([item.spec.risk, *([] if item.guarded else ["plain runs of it are unguarded"]), *([] if item.origin == "built-in" else [item.origin])])
+            notes = ", ".join(
+                [item.spec.risk, *([] if item.guarded else ["plain runs of it are unguarded"]), *([] if item.origin == "built-in" else [item.origin])]
+            )
             out.print(f"{usage(item, 'lepton run')}\n    {item.spec.summary} ({notes})", markup=False)
     for problem in catalog.problems:
         err.print(f"cannot be used: {problem}", style="red", markup=False)
@@ -223,13 +233,23 @@ def operations(
         err.print(f"override: {override}", style="yellow", markup=False)
 
 
+def _operation_json(operation: Operation) -> dict[str, Any]:
+    shown = {"operation": operation.name, "risk": operation.spec.risk, "summary": operation.spec.summary, "guarded": operation.guarded}
+    return {**shown, "playbook": str(operation.playbook), "origin": operation.origin}
+
+
 @app.command()
 def serve(site: SiteOption = None) -> None:
     """Run the service: the Slack bot, the queue, and the socket that the other commands use."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), structlog.processors.format_exc_info, structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])]
-    )  # fmt: skip
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
+        ]
+    )
     try:
         asyncio.run(serve_forever(load_settings(site), Secrets()))
     except BaseExceptionGroup as group:
@@ -259,7 +279,8 @@ def sandbox(
         out.print(f"\nThe workspace is open at [bold]{running.base_url}[/bold]\n\nType there, for example:")
         for line in commands(8090):
             out.print(f"  {line}", markup=False)
-        out.print(f"\nThe guest then answers at http://127.0.0.1:8090/cgi-bin/status\nThe bot's log: {running.bot.log}\nEnd with Ctrl-C; remove everything with: make demo-clean")
+        out.print("\nThe guest then answers at http://127.0.0.1:8090/cgi-bin/status")
+        out.print(f"The bot's log: {running.bot.log}\nEnd with Ctrl-C; remove everything with: make demo-clean")
         assert running.bot.process is not None
         try:
             running.bot.process.wait()

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import ansible
+from ansible.release import __version__ as ansible_version
 
 from lepton_ai.asking import ask
 from lepton_ai.errors import LeptonError
@@ -32,13 +32,21 @@ def examine(site: Path | None) -> list[Finding]:
     """Look at everything, in the order in which it is needed."""
     findings = [
         Finding("Python", sys.version_info >= (3, 12), sys.version.split()[0], "Lepton needs Python 3.12 or later"),
-        Finding("ansible-core", True, ansible.__version__),
+        Finding("ansible-core", True, ansible_version),
         Finding("collection lepton.cloud", collections_path().is_dir(), str(collections_path())),
         Finding("built-in playbooks", builtin_playbooks().is_dir(), str(builtin_playbooks())),
     ]
     for program, package in (("ssh", "openssh-client"), ("qemu-img", "qemu-utils"), ("virsh", "libvirt-clients")):
         found = shutil.which(program)
-        findings.append(Finding(program, found is not None, found or "missing", "" if found else f"apt-get install {package} (hosts reached by ssh need it there)", optional=True))
+        findings.append(
+            Finding(
+                program,
+                found is not None,
+                found or "missing",
+                "" if found else f"apt-get install {package} (hosts reached by ssh need it there)",
+                optional=True,
+            )
+        )
     try:
         settings = load_settings(site)
     except LeptonError as error:
@@ -49,7 +57,9 @@ def examine(site: Path | None) -> list[Finding]:
     secrets = Secrets()
     wanted = ["slack_bot_token", "slack_app_token" if settings.slack.mode == "socket" else "slack_signing_secret"]
     missing = [name.upper() for name in wanted if getattr(secrets, name) is None]
-    findings.append(Finding("Slack credentials", not missing, "missing: " + ", ".join(missing) if missing else "set", "see docs/slack.md" if missing else "", optional=True))
+    findings.append(
+        Finding("Slack credentials", not missing, "missing: " + ", ".join(missing) if missing else "set", "see docs/slack.md" if missing else "", optional=True)
+    )
     client = service(settings.socket)
     findings.append(Finding("service", client is not None, str(settings.socket) if client else "not running", "" if client else "lepton serve", optional=True))
     return findings + _hosts(settings)

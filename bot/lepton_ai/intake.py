@@ -15,7 +15,7 @@ from lepton_ai.runs.model import Request, Run
 from lepton_ai.runs.service import Runs
 
 
-class Refused(LeptonError):
+class RefusedError(LeptonError):
     """The caller may not do this; the rule that says so is in the text."""
 
     def __init__(self, caller: Caller, what: str, verdict: Verdict) -> None:
@@ -50,18 +50,16 @@ class Intake:
         why: str = "",
         origin: Mapping[str, Any] | None = None,
     ) -> tuple[Run, bool]:
-        """Write the request and return (run, whether it is new); raise Refused, which is written down too."""
+        """Write the request and return (run, whether it is new); raise RefusedError, which is written down too."""
         operation = command.operation
         verdict = self.verdict(caller, operation, operation.targets(command.arguments))
         if not verdict.allowed:
             what = f"{operation.name} {' '.join(operation.targets(command.arguments))}".strip()
             self.runs.store.record("", caller.principal, "refused", {"operation": operation.name, "rule": verdict.rule, "origin": dict(origin or {})})
-            raise Refused(caller, what, verdict)
+            raise RefusedError(caller, what, verdict)
         if check and operation.spec.plan != "check" and operation.spec.risk != "read":
             raise LeptonError(f"{operation.name} cannot be planned: its author did not say that its check mode tells the truth")
-        return self.runs.submit(
-            Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=dict(origin or {}))
-        )
+        return self.runs.submit(Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=dict(origin or {})))
 
     def submit_values(self, caller: Caller, operation: Operation, values: Mapping[str, Any], **how: Any) -> tuple[Run, bool]:
         """Submit arguments that come as values and not as words: from forms, Python and the socket."""

@@ -68,8 +68,9 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
         log.warning("no SLACK_BOT_TOKEN: only the command line and the Python API can ask for anything")
     web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None)
     settings.socket.unlink(missing_ok=True)
-    local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, log_level="warning", timeout_graceful_shutdown=CLOSE_SECONDS))  # fmt: skip
-    remote = uvicorn.Server(uvicorn.Config(web, host=settings.host, port=settings.port, log_level="warning", timeout_graceful_shutdown=CLOSE_SECONDS))
+    common: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": CLOSE_SECONDS}
+    local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, **common))
+    remote = uvicorn.Server(uvicorn.Config(web, host=settings.host, port=settings.port, **common))
     try:
         async with asyncio.TaskGroup() as group:
             stop = asyncio.Event()
@@ -78,7 +79,7 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
             tasks = [group.create_task(worker) for worker in workers]
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            while not (local.started and remote.started):
+            while not (local.started and remote.started):  # noqa: ASYNC110 - uvicorn has no event for it
                 await asyncio.sleep(0.01)
             log.info("lepton serves", socket=str(settings.socket), http=f"http://{settings.host}:{settings.port}", operations=len(catalog.operations))
             await stop.wait()
@@ -108,7 +109,7 @@ async def _socket_mode(app: AsyncApp, secrets: Secrets, health: dict[str, str]) 
     try:
         while True:
             try:
-                await handler.connect_async()
+                await handler.connect_async()  # type: ignore[no-untyped-call]
                 health["slack"] = "ok"
                 log.info("slack is connected", mode="socket")
                 break
@@ -119,7 +120,7 @@ async def _socket_mode(app: AsyncApp, secrets: Secrets, health: dict[str, str]) 
         await asyncio.Event().wait()
     finally:
         with suppress(Exception):
-            await handler.close_async()
+            await handler.close_async()  # type: ignore[no-untyped-call]
 
 
 async def _keep_leases(runs: Runs) -> None:

@@ -18,7 +18,27 @@ from lepton_ai.errors import LeptonError
 
 # Words of the bot itself; a noun of the same name could never be reached.
 RESERVED_NOUNS = frozenset(
-    "help why runs run plan cancel freeze unfreeze access audit scaling simulate doctor serve sandbox init operations approve reject".split()
+    [
+        "help",
+        "why",
+        "runs",
+        "run",
+        "plan",
+        "cancel",
+        "freeze",
+        "unfreeze",
+        "access",
+        "audit",
+        "scaling",
+        "simulate",
+        "doctor",
+        "serve",
+        "sandbox",
+        "init",
+        "operations",
+        "approve",
+        "reject",
+    ]
 )
 GUARD = "lepton.cloud.operation"
 WORD = re.compile(r"[a-z][a-z0-9_-]*", re.ASCII)
@@ -101,7 +121,7 @@ def load_catalog(folders: Mapping[str, Path]) -> Catalog:
         for meta in sorted(folder.glob("*/*.meta.yml")):
             try:
                 operation = _read(meta, origin)
-            except _Unusable as error:
+            except _UnusableError as error:
                 problems.append(CatalogProblem(meta, error.line, error.reason))
                 continue
             earlier = operations.get(operation.name)
@@ -112,7 +132,7 @@ def load_catalog(folders: Mapping[str, Path]) -> Catalog:
     return Catalog(dict(sorted(operations.items())), tuple(problems), tuple(overrides))
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     def __init__(self, reason: str, line: int = 1) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -123,44 +143,44 @@ def _read(meta: Path, origin: str) -> Operation:
     noun, verb = meta.parent.name, meta.name.removesuffix(".meta.yml")
     for word in (noun, verb):
         if not WORD.fullmatch(word):
-            raise _Unusable(f"{word!r} cannot be typed as a command: expected lower-case letters, digits, '-' or '_'")
+            raise _UnusableError(f"{word!r} cannot be typed as a command: expected lower-case letters, digits, '-' or '_'")
     if noun in RESERVED_NOUNS:
-        raise _Unusable(f"the noun {noun!r} is a word of Lepton itself")
+        raise _UnusableError(f"the noun {noun!r} is a word of Lepton itself")
     playbook = meta.with_name(f"{verb}.yml")
     if not playbook.is_file():
-        raise _Unusable(f"its playbook {playbook.name} is missing")
+        raise _UnusableError(f"its playbook {playbook.name} is missing")
     plays = _load(playbook)
     if not isinstance(plays, list) or not plays:
-        raise _Unusable(f"{playbook.name} has no play")
+        raise _UnusableError(f"{playbook.name} has no play")
     text = meta.read_text(encoding="utf-8")
     try:
         spec = read_spec(_load(meta), verb)
     except SpecError as error:
-        raise _Unusable(str(error), _line_of(text, verb, str(error))) from error
+        raise _UnusableError(str(error), _line_of(text, verb, str(error))) from error
     for template in (*spec.locks, *spec.targets):
         try:
-            _TEMPLATES.from_string(template).render({name: "x" for name in spec.options})
+            _TEMPLATES.from_string(template).render(dict.fromkeys(spec.options, "x"))
         except TemplateError as error:
-            raise _Unusable(f"lepton.locks: {template!r}: {error}", _line_of(text, verb, "lepton.locks")) from error
-    first = next(iter(plays[0].get("tasks") or [{}]), {}) if isinstance(plays[0], dict) else {}
+            raise _UnusableError(f"lepton.locks: {template!r}: {error}", _line_of(text, verb, "lepton.locks")) from error
+    first: Any = next(iter(plays[0].get("tasks") or [{}]), {}) if isinstance(plays[0], dict) else {}
     return Operation(noun, verb, spec, playbook, origin, guarded=GUARD in first)
 
 
 def _load(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_PlaybookLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_PlaybookLoader)  # noqa: S506 - derived from SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        raise _Unusable(f"{path.name} is not YAML: {error.problem}", mark.line + 1 if mark else 1) from error
+        raise _UnusableError(f"{path.name} is not YAML: {error.problem}", mark.line + 1 if mark else 1) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _Unusable(f"{path.name} is not YAML: {error}") from error
+        raise _UnusableError(f"{path.name} is not YAML: {error}") from error
 
 
 class _PlaybookLoader(yaml.SafeLoader):
     """SafeLoader that reads past Ansible's own tags (`!unsafe`, `!vault`); their values are not needed here."""
 
 
-_PlaybookLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
+_PlaybookLoader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
 
 
 def _line_of(text: str, verb: str, reason: str) -> int:

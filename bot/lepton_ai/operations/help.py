@@ -29,8 +29,7 @@ def usage(operation: Operation, prefix: str = "/lepton") -> str:
 
 def _overview(catalog: Catalog, prefix: str) -> str:
     lines = ["*What can be asked for*"]
-    for noun in catalog.nouns():
-        lines.append(f"• `{noun}` " + ", ".join(operation.verb for operation in catalog.verbs(noun)))
+    lines += [f"• `{noun}` " + ", ".join(operation.verb for operation in catalog.verbs(noun)) for noun in catalog.nouns()]
     lines.append(f"`{prefix} help NOUN [VERB]` says more · `{prefix} plan NOUN VERB …` shows what would change · `{prefix} runs` lists runs")
     return "\n".join(lines)
 

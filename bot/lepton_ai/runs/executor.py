@@ -82,10 +82,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
     verdict: list[State] = []
 
     def watch() -> None:
-        if cancel.wait(timeout=job.timeout):
-            reason = State.CANCELED
-        else:
-            reason = State.TIMED_OUT
+        reason = State.CANCELED if cancel.wait(timeout=job.timeout) else State.TIMED_OUT
         if not ended.is_set():
             verdict.append(reason)
             processes.end_attempt(job.token)
@@ -98,7 +95,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
     watcher = threading.Thread(target=watch, name=f"watch-{job.run_id}", daemon=True)
     try:
         _write_inputs(job)
-        runner = init_runner(
+        runner = init_runner(  # type: ignore[no-untyped-call]
             private_data_dir=str(job.private_dir),
             playbook=str(job.playbook),
             inventory=str(job.inventory),

@@ -69,7 +69,14 @@ def try_acquire(store: Store, holder: Holder, locks: Sequence[str]) -> list[str]
         connection.execute(
             LEASES.insert(),
             [
-                {"lock": lock, "owner": holder.owner, "boot_id": holder.boot_id, "pid": holder.pid, "pid_started": holder.pid_started, "expires": now + LEASE_SECONDS}
+                {
+                    "lock": lock,
+                    "owner": holder.owner,
+                    "boot_id": holder.boot_id,
+                    "pid": holder.pid,
+                    "pid_started": holder.pid_started,
+                    "expires": now + LEASE_SECONDS,
+                }
                 for lock in sorted(set(locks))
             ],
         )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
-TOKEN_VARIABLE = "LEPTON_ATTEMPT"
+TOKEN_VARIABLE = "LEPTON_ATTEMPT"  # noqa: S105 - a name, no secret
 PROC = Path("/proc")
 
 
@@ -73,7 +74,5 @@ def end_attempt(token: str, grace: float = 1.0) -> bool:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

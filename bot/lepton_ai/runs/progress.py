@@ -31,7 +31,8 @@ def read_event(event: Mapping[str, Any]) -> RunEvent | None:
     if kind == "playbook_on_stats":
         return RunEvent(EventKind.STATS)
     if kind in _HOST_KINDS:
-        result = data.get("res") if isinstance(data.get("res"), dict) else {}
+        answered = data.get("res")
+        result: dict[str, Any] = answered if isinstance(answered, dict) else {}
         read = _HOST_KINDS[kind]
         if read is EventKind.OK and result.get("changed"):
             read = EventKind.CHANGED

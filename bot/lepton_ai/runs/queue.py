@@ -11,8 +11,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import sqlite3
 import uuid
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
@@ -79,7 +81,7 @@ class Queue:
 
 def _only_one(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = open(path, "a+", encoding="utf-8")
+    file = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -102,10 +104,8 @@ def _executor_id(state_dir: Path) -> str:
 
 
 def _sqlite_engine(path: Path) -> sa.Engine:
-    try:
-        import pysqlite3.dbapi2 as driver  # DBOS needs SQLite 3.42, Debian 12's Python has 3.40
-    except ImportError:
-        import sqlite3 as driver
+    # DBOS needs SQLite 3.42, and Debian 12's Python has 3.40.
+    driver = import_module("sqlite3" if sqlite3.sqlite_version_info >= (3, 42) else "pysqlite3.dbapi2")
     engine = sa.create_engine(f"sqlite:///{path}", module=driver, connect_args={"timeout": 30})
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")

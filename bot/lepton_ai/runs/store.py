@@ -136,7 +136,8 @@ class Store:
                     delivered=not request.origin,
                 )
             )
-            _record(connection, run_id, request.principal, "requested", {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why, "origin": dict(request.origin)})  # fmt: skip
+            asked = {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why}
+            _record(connection, run_id, request.principal, "requested", {**asked, "origin": dict(request.origin)})
             return _run(connection.execute(sa.select(RUNS).where(RUNS.c.id == run_id)).one()), True
 
     def run(self, run_id: str) -> Run:

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 ACK_SECONDS = 3.0
 
 
-class NotAnswered(Exception):
+class NotAnsweredError(Exception):
     """The app did not acknowledge in time, or was not there; the text is what Slack shows the person."""
 
 
@@ -58,14 +58,14 @@ class SocketMode:
         self._waiting[envelope_id] = waiting
         for copy in range(copies):
             if not self._connections:
-                raise NotAnswered("dispatch_failed")
+                raise NotAnsweredError("dispatch_failed")
             connection = self._connections[self._turn % len(self._connections)]
             self._turn += 1
             await connection.send_json({**envelope, **({"retry_attempt": copy, "retry_reason": "timeout"} if copy else {})})
         try:
             return await asyncio.wait_for(waiting, ACK_SECONDS)
         except TimeoutError:
-            raise NotAnswered("operation_timeout") from None
+            raise NotAnsweredError("operation_timeout") from None
 
     async def disconnect(self) -> None:
         """Ask every connection to come again, as Slack does every few hours."""
@@ -102,11 +102,11 @@ class SignedHttp:
                 try:
                     response = await client.post(self._url, content=body, headers=headers)
                 except httpx.TimeoutException:
-                    raise NotAnswered("operation_timeout") from None
+                    raise NotAnsweredError("operation_timeout") from None
                 except httpx.HTTPError:
-                    raise NotAnswered("dispatch_failed") from None
+                    raise NotAnsweredError("dispatch_failed") from None
                 if response.status_code != 200:
-                    raise NotAnswered(f"http_error {response.status_code}")
+                    raise NotAnsweredError(f"http_error {response.status_code}")
                 answer = _parsed(response.text)
         return answer
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from lepton_ai.errors import LeptonError
 
-SYSTEM_FOLDERS = {"etc": "/etc/libvirt", "run": "/run/libvirt", "lib": "/var/lib/libvirt", "log": "/var/log/libvirt", "cache": "/var/cache/libvirt"}  # fmt: skip
+SYSTEM_FOLDERS = {"etc": "/etc/libvirt", "run": "/run/libvirt", "lib": "/var/lib/libvirt", "log": "/var/log/libvirt", "cache": "/var/cache/libvirt"}
+XDG_FOLDERS = {"XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "etc", "XDG_CACHE_HOME": "cache", "XDG_DATA_HOME": "lib", "XDG_STATE_HOME": "state"}
 SOCKET_LIMIT = 107  # bytes in sockaddr_un
 QEMU_CONF = """\
 user = "root"
@@ -68,9 +69,7 @@ def _root_command(folder: Path) -> list[str]:
     (etc / "qemu.conf").write_text(QEMU_CONF)
     (etc / "qemu").mkdir(exist_ok=True)
     # Without DMI the host UUID would change at every start; two daemons with one UUID refuse to migrate.
-    (etc / "libvirtd.conf").write_text(
-        f'auth_unix_rw = "none"\nunix_sock_group = "root"\nhost_uuid = "{uuid.uuid5(uuid.NAMESPACE_URL, str(folder))}"\n'
-    )
+    (etc / "libvirtd.conf").write_text(f'auth_unix_rw = "none"\nunix_sock_group = "root"\nhost_uuid = "{uuid.uuid5(uuid.NAMESPACE_URL, str(folder))}"\n')
     binds = " && ".join(f'mkdir -p {target} && mount --bind "$1/{name}" {target}' for name, target in SYSTEM_FOLDERS.items())
     script = f'{binds} && exec "$2" --pid-file "$1/libvirtd.pid"'
     return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(folder), _daemon()]
@@ -94,7 +93,7 @@ def start_hypervisor(folder: Path) -> Hypervisor:
         command = _root_command(folder)
     else:
         command = [_daemon(), "--pid-file", str(folder / "libvirtd.pid")]
-        for variable, name in {"XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "etc", "XDG_CACHE_HOME": "cache", "XDG_DATA_HOME": "lib", "XDG_STATE_HOME": "state"}.items():  # fmt: skip
+        for variable, name in XDG_FOLDERS.items():
             (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
             environment[variable] = str(folder / name)
     log = folder / "libvirtd.log"

@@ -20,8 +20,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from lepton_ai.sandbox.delivery import NotAnswered, SocketMode
 from lepton_ai.sandbox.blocks import message_trouble
+from lepton_ai.sandbox.delivery import NotAnsweredError, SocketMode
 from lepton_ai.sandbox.webapi import WebApi
 from lepton_ai.sandbox.workspace import BOT_USER, TEAM, SlackError, Workspace
 
@@ -32,7 +32,7 @@ class Delivery(Protocol):
     """The way to the app: Socket Mode or signed HTTP."""
 
     async def deliver(self, kind: str, payload: dict[str, Any], copies: int = 1) -> dict[str, Any]:
-        """Bring one request to the app and return its answer; raise NotAnswered."""
+        """Bring one request to the app and return its answer; raise NotAnsweredError."""
         ...
 
 
@@ -87,7 +87,7 @@ class Sandbox:
         self.workspace.post(channel, user=user, text=text, blocks=[], ephemeral_to=user)
         try:
             answer = await self._delivery.deliver("slash_commands", payload, copies)
-        except NotAnswered as error:
+        except NotAnsweredError as error:
             answer = {"text": f"{command} failed with the error “{error}”"}
         if answer.get("text") or answer.get("blocks"):
             self._show_answer(answer, user, channel)
@@ -100,7 +100,13 @@ class Sandbox:
             for block in message["blocks"] if block["type"] == "actions"
             for element in block["elements"] if element.get("action_id") == action_id
         )  # fmt: skip
-        action = {"type": element["type"], "action_id": action_id, "block_id": block_id, "value": element.get("value", ""), "action_ts": self.workspace.timestamp()}
+        action = {
+            "type": element["type"],
+            "action_id": action_id,
+            "block_id": block_id,
+            "value": element.get("value", ""),
+            "action_ts": self.workspace.timestamp(),
+        }
         await self._interact(
             user,
             {
@@ -123,7 +129,9 @@ class Sandbox:
     async def _interact(self, user: str, payload: dict[str, Any], copies: int = 1) -> dict[str, Any]:
         person = self.workspace.users[user]
         common = {"team": {"id": TEAM, "domain": "sandbox"}, "user": {"id": user, "username": person["name"], "name": person["name"], "team_id": TEAM}}
-        return await self._delivery.deliver("interactive", {**common, "api_app_id": "A0LEPTON", "token": "sandbox", "is_enterprise_install": False, **payload}, copies)
+        return await self._delivery.deliver(
+            "interactive", {**common, "api_app_id": "A0LEPTON", "token": "sandbox", "is_enterprise_install": False, **payload}, copies
+        )
 
     def _response_url(self, user: str, channel: str) -> str:
         key = secrets.token_hex(12)
@@ -193,7 +201,7 @@ class Sandbox:
     async def _done(self, action: Any) -> Response:
         try:
             return JSONResponse({"ok": True, "answer": await action})
-        except (SlackError, NotAnswered) as error:
+        except (SlackError, NotAnsweredError) as error:
             return JSONResponse({"ok": False, "error": str(error)})
         except (KeyError, StopIteration, RuntimeError) as error:
             return JSONResponse({"ok": False, "error": f"there is no such thing: {error}"}, 400)

@@ -47,7 +47,7 @@ class Tour:
         lines = commands(self._port)
         self._ask(self._ada, lines[0], "What can be asked for")
         self._ask(self._ada, lines[1], "*changed*")
-        before = self._guest(lambda seen: True)
+        before = self._guest(lambda _seen: True)
         self._note(f"the guest itself says: {json.dumps(before)}")
         self._ask(self._ada, lines[2], "`vcpus` 1 → *3*")
         after = self._guest(lambda seen: bool(seen["cpus"] == 3))

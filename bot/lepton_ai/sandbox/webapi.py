@@ -33,13 +33,13 @@ class WebApi:
             "chat.update": self._update,
             "chat.delete": self._delete,
             "conversations.info": lambda a: {"channel": self._workspace.channel(a["channel"])},
-            "conversations.list": lambda a: {"channels": list(self._workspace.channels.values())},
+            "conversations.list": lambda _: {"channels": list(self._workspace.channels.values())},
             "conversations.history": self._history,
             "conversations.replies": self._replies,
-            "conversations.open": lambda a: {"channel": {"id": "C0OPS"}},
+            "conversations.open": lambda _: {"channel": {"id": "C0OPS"}},
             "users.info": self._users_info,
-            "users.list": lambda a: {"members": list(self._workspace.users.values())},
-            "usergroups.list": lambda a: {"usergroups": list(self._workspace.groups.values())},
+            "users.list": lambda _: {"members": list(self._workspace.users.values())},
+            "usergroups.list": lambda _: {"usergroups": list(self._workspace.groups.values())},
             "usergroups.users.list": lambda a: {"users": self._workspace.groups[a["usergroup"]]["users"]},
             "views.open": self._views_open,
             "views.push": self._views_open,
@@ -76,7 +76,15 @@ class WebApi:
             return JSONResponse({"ok": False, "error": "invalid_arguments", "response_metadata": {"messages": [f"[ERROR] missing required field: {error}"]}})
 
     def _auth_test(self, _arguments: dict[str, Any]) -> dict[str, Any]:
-        return {"url": self._base_url, "team": "Sandbox", "team_id": TEAM, "user": "lepton", "user_id": BOT_USER, "bot_id": "B0LEPTON", "is_enterprise_install": False}
+        return {
+            "url": self._base_url,
+            "team": "Sandbox",
+            "team_id": TEAM,
+            "user": "lepton",
+            "user_id": BOT_USER,
+            "bot_id": "B0LEPTON",
+            "is_enterprise_install": False,
+        }
 
     def _connections_open(self, _arguments: dict[str, Any]) -> dict[str, Any]:
         address = self._base_url.replace("http://", "ws://", 1)
@@ -172,7 +180,9 @@ class WebApi:
             if file is None or file["content"] is None:
                 raise SlackError("file_not_found")
             file["title"] = item.get("title", file["name"])
-            shared.append({"id": file["id"], "name": file["name"], "title": file["title"], "size": file["length"], "url_private": f"{self._base_url}files/{file['id']}"})
+            shared.append(
+                {"id": file["id"], "name": file["name"], "title": file["title"], "size": file["length"], "url_private": f"{self._base_url}files/{file['id']}"}
+            )
         if arguments.get("channel_id"):
             extra = {"thread_ts": arguments["thread_ts"]} if arguments.get("thread_ts") else {}
             self._workspace.post(arguments["channel_id"], user=BOT_USER, text=arguments.get("initial_comment", ""), files=shared, **extra)

@@ -16,7 +16,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from lepton_ai.access.rules import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import Intake, Refused
+from lepton_ai.intake import Intake, RefusedError
 from lepton_ai.operations.catalog import Catalog
 from lepton_ai.operations.help import help_text
 from lepton_ai.operations.parsing import parse_command, split_words
@@ -100,7 +100,7 @@ class _Door:
             return help_text(allowed, words[1:], prefix)
         if words[0] == "runs":
             if not allowed.operations:
-                raise Refused(caller, "see runs", self._intake.verdict(caller, next(iter(self._intake.runs.catalog)), ()))
+                raise RefusedError(caller, "see runs", self._intake.verdict(caller, next(iter(self._intake.runs.catalog)), ()))
             return runs_text(self._intake.runs.store.runs(10))
         return None
 
@@ -133,7 +133,7 @@ class _Door:
         operation = self._intake.runs.catalog.operations[run.operation]
         verdict = self._intake.verdict(caller, operation, operation.targets(run.arguments))
         if not verdict.allowed:
-            raise Refused(caller, f"cancel {run.operation}", verdict)
+            raise RefusedError(caller, f"cancel {run.operation}", verdict)
         self._intake.runs.cancel(run_id, caller.principal)
         return None
 

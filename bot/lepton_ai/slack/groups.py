@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import structlog
 from slack_sdk.web.async_client import AsyncWebClient
@@ -25,7 +26,8 @@ class Groups:
         """Read all groups with their members once."""
         answer = await client.usergroups_list(include_users=True)
         found: dict[str, tuple[str, ...]] = {}
-        for group in answer.get("usergroups", []):
+        groups: list[dict[str, Any]] = answer.get("usergroups", [])
+        for group in groups:
             for user in group.get("users", []):
                 found[user] = (*found.get(user, ()), group["id"])
         self._by_user = found

@@ -114,7 +114,9 @@ def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     nodes = [(host, node) for host, answer in sorted(answers.items()) for node in answer.get("nodes", ())]
     if nodes:
         rows = [["NODE", "HOST", "STATE", "VCPUS", "MEMORY"]]
-        rows += [[node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes]
+        rows += [
+            [node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes
+        ]
         tables.append(_table(rows))
     return [_code(table) for table in tables] or [_section("There is none.")]
 
@@ -167,7 +169,7 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
 
 def _bounded(lines: Sequence[str]) -> list[str]:
     kept = list(lines[:MOST_LINES])
-    return kept + [f"… and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else kept
+    return [*kept, f"… and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else kept
 
 
 def _code(text: str) -> Block:

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lepton_ai.access.rules import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import Intake, Refused
+from lepton_ai.intake import Intake, RefusedError
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import typed_arguments
 from lepton_ai.runs import leases, processes
@@ -76,7 +76,7 @@ def _answered(handler: Handler) -> Handler:
     async def endpoint(request: Request) -> Response:
         try:
             return await handler(request)
-        except Refused as error:
+        except RefusedError as error:
             return JSONResponse({"error": str(error)}, 403)
         except LeptonError as error:
             return JSONResponse({"error": error.message, "hint": error.hint}, 400)
@@ -107,7 +107,7 @@ class _Api:
         if run.principal != caller.principal and operation is not None:
             verdict = self._intake.verdict(caller, operation, operation.targets(run.arguments))
             if not verdict.allowed:
-                raise Refused(caller, f"see run {run.id}", verdict)
+                raise RefusedError(caller, f"see run {run.id}", verdict)
         return run
 
     async def submit(self, request: Request) -> Response:
@@ -131,7 +131,7 @@ class _Api:
         for run in found:
             try:
                 shown.append(run_json(self._readable(request, run)))
-            except Refused:
+            except RefusedError:
                 continue
         return JSONResponse(shown)
 
@@ -178,7 +178,7 @@ class _Api:
         caller = self._caller(request)
         verdict = self._intake.verdict(caller, operation, operation.targets(arguments))
         if not verdict.allowed:
-            raise Refused(caller, operation.name, verdict)
+            raise RefusedError(caller, operation.name, verdict)
         locks = operation.locks(arguments)
         holder = leases.process_holder(f"ansible-playbook:{pid}", pid)
         await asyncio.to_thread(self._runs.clear_dead_leases)

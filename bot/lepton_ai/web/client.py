@@ -26,11 +26,15 @@ class ServiceClient:
 
     def submit(self, operation: str, arguments: Mapping[str, Any], *, key: str, check: bool, why: str = "") -> dict[str, Any]:
         """Ask for a run and return it as it was written."""
-        return self._asked("POST", "/v1/runs", {"operation": operation, "arguments": dict(arguments), "key": key, "check": check, "why": why})
+        written: dict[str, Any] = self._asked(
+            "POST", "/v1/runs", {"operation": operation, "arguments": dict(arguments), "key": key, "check": check, "why": why}
+        )
+        return written
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return a run with its audit trail."""
-        return self._asked("GET", f"/v1/runs/{run_id}")
+        found: dict[str, Any] = self._asked("GET", f"/v1/runs/{run_id}")
+        return found
 
     def runs(self, limit: int) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._asked("GET", f"/v1/runs?limit={limit}")

@@ -23,10 +23,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        answers = {
-            host: (variables["hostvars"][host].get(self._task.args["answers"]) or {}).get("nodes")
-            for host in variables["ansible_play_hosts_all"]
-        }
+        answers = {host: (variables["hostvars"][host].get(self._task.args["answers"]) or {}).get("nodes") for host in variables["ansible_play_hosts_all"]}
         try:
             result.update(changed=False, host=locate(self._task.args["node"], answers))
         except PlacementError as error:

@@ -27,9 +27,7 @@ class ActionModule(ActionBase):
         args = self._task.args
         answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["ansible_play_hosts_all"]}
         try:
-            host, why = place(
-                args["node"], vcpus=int(args["vcpus"]), memory=parse_size(args["memory"]), host=args.get("host") or None, answers=answers
-            )
+            host, why = place(args["node"], vcpus=int(args["vcpus"]), memory=parse_size(args["memory"]), host=args.get("host") or None, answers=answers)
         except PlacementError as error:
             raise AnsibleActionFail(str(error)) from error
         result.update(changed=False, host=host, why=why)

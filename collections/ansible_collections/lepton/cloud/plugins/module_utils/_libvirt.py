@@ -32,7 +32,7 @@ class Host:
 
     def __init__(self, uri: str, *, image_dir: str, disk_dir: str, cpu_overcommit: float, memory_reserve: int) -> None:
         # libvirt prints every error to stderr by default, beside raising it.
-        libvirt.registerErrorHandler(lambda context, error: None, None)
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
         libvirt.virEventRegisterDefaultImpl()
         self.uri = uri
         self.image_dir = image_dir
@@ -200,9 +200,7 @@ class Host:
         for candidate in (path, path + ".qcow2"):
             if os.path.isfile(candidate):
                 return candidate, None
-        raise NodeError(
-            "there is no image %s: expected a qcow2 file or a folder with vmlinuz and initrd.img in %s" % (ascii(image[:80]), self.image_dir)
-        )
+        raise NodeError("there is no image %s: expected a qcow2 file or a folder with vmlinuz and initrd.img in %s" % (ascii(image[:80]), self.image_dir))
 
     def check_image(self, boot: Boot) -> None:
         """Raise NodeError when the node could not be made from its image or its disk would not fit."""
@@ -349,6 +347,7 @@ class Host:
 
     def _wait(self, domain: Any, done: Callable[[], bool], seconds: int, every: tuple[float, Callable[[], Any]] | None = None) -> bool:
         """Return whether `done` came true in time, woken by the domain's own events; `every` repeats an action meanwhile."""
+
         def woken(*_event: Any) -> None:
             return None
 

@@ -167,9 +167,7 @@ def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
     """
     check_name(wish.name)
     if node is not None and node.boot is None:
-        raise NodeError(
-            "%s exists on this host but was not made by Lepton, so it is left alone: choose another name" % wish.name
-        )
+        raise NodeError("%s exists on this host but was not made by Lepton, so it is left alone: choose another name" % wish.name)
     if wish.state == "absent":
         return Plan() if node is None else _removal(node)
     if node is None:
@@ -247,7 +245,12 @@ def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> 
     if more_memory > 0 and more_memory > capacity.memory_free:
         raise NodeError(
             "%s with %s does not fit on this host: %s of %s are free, and memory is not overcommitted"
-            % (name, format_size(size.memory), format_size((capacity.memory_free + (now.memory if now else 0)) // MIB * MIB), format_size(capacity.memory // MIB * MIB))
+            % (
+                name,
+                format_size(size.memory),
+                format_size((capacity.memory_free + (now.memory if now else 0)) // MIB * MIB),
+                format_size(capacity.memory // MIB * MIB),
+            )
         )
 
 
@@ -267,9 +270,7 @@ def _refuse_other_size(wish: Wish, node: Node) -> None:
         wanted, found = getattr(wish, field), getattr(node.config, field)
         if wanted is not None and wanted != found:
             shown = format_size if "memory" in field else str
-            raise NodeError(
-                "%s exists with %s %s, not %s: use 'node resize' to change it" % (wish.name, field, shown(found), shown(wanted))
-            )
+            raise NodeError("%s exists with %s %s, not %s: use 'node resize' to change it" % (wish.name, field, shown(found), shown(wanted)))
 
 
 def _shown(value: object) -> str:

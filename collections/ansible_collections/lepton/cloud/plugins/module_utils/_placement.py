@@ -46,8 +46,7 @@ def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapp
     fitting = [name for name, room in rooms.items() if room["vcpus_free"] >= vcpus and room["memory_free"] >= memory]
     if not fitting:
         shown = "; ".join(
-            "%s has %d vCPUs and %s free" % (name, room["vcpus_free"], format_size(room["memory_free"] // MIB * MIB))
-            for name, room in sorted(rooms.items())
+            "%s has %d vCPUs and %s free" % (name, room["vcpus_free"], format_size(room["memory_free"] // MIB * MIB)) for name, room in sorted(rooms.items())
         )
         raise PlacementError("no host has room for %d vCPUs and %s: %s" % (vcpus, format_size(memory), shown or "no host answered"))
     best = min(fitting, key=lambda name: (-rooms[name]["memory_free"], name))

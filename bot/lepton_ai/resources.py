@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python API for nodes: thin, each call is a request like any other and blocks until its result."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lepton_ai.asking import Watch, ask, unwatched
+from lepton_ai.errors import LeptonError
+from lepton_ai.runs.model import State
+from lepton_ai.settings import Settings, load_settings
+
+MIB_PER_GIB = 1024
+
+
+@dataclass(frozen=True)
+class CPUResource:
+    """Virtual CPUs."""
+
+    cores: int
+
+
+@dataclass(frozen=True)
+class MemoryResource:
+    """Memory in GiB; fractions are rounded to whole MiB."""
+
+    gigabytes: float
+
+    @property
+    def size(self) -> str:
+        """As operations take it, such as '8192MiB'."""
+        return f"{round(self.gigabytes * MIB_PER_GIB)}MiB"
+
+
+class VirtualNode:
+    """A node that exists when the constructor returns, and until `release_resources()`.
+
+    A node without a name gets one; image and host come from the site's defaults. Every method raises LeptonError with
+    the operation's own words when it did not succeed.
+    """
+
+    def __init__(
+        self, cpu: CPUResource, memory: MemoryResource, *, name: str | None = None, image: str | None = None, host: str | None = None, site: Path | None = None
+    ) -> None:
+        self.cpu = cpu
+        self.memory = memory
+        self.name = name or f"node-{secrets.token_hex(3)}"
+        self._settings = load_settings(site)
+        self._do("create", vcpus=cpu.cores, memory=memory.size, image=image, host=host)
+
+    def adjust_resources(self, cpu: CPUResource | None = None, memory: MemoryResource | None = None) -> None:
+        """Give the node this size; what is not given stays as declared."""
+        cpu, memory = cpu or self.cpu, memory or self.memory
+        self._do("resize", vcpus=cpu.cores, memory=memory.size)
+        self.cpu, self.memory = cpu, memory
+
+    def release_resources(self) -> None:
+        """Remove the node with its disk."""
+        self._do("release")
+
+    def __repr__(self) -> str:
+        return f"VirtualNode({self.name!r}, {self.cpu}, {self.memory})"
+
+    def _do(self, verb: str, **arguments: Any) -> None:
+        perform(self._settings, "node", verb, {"node": self.name, **{name: value for name, value in arguments.items() if value is not None}})
+
+
+def perform(settings: Settings, noun: str, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Do an operation, with a progress line on a terminal, and return its run; raise LeptonError when it did not succeed."""
+    with _progress(f"{noun} {verb}") as watch:
+        run = ask(settings, settings.catalog().find(noun, verb), arguments, watch=watch)
+    if State(run["state"]) is not State.SUCCEEDED:
+        raise LeptonError(f"{noun} {verb}: {run['state']}: {run['error']}", hint=f"see: lepton runs show {run['id']}")
+    return run
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Watch]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield unwatched
+        return
+    with console.status(title) as status:
+        yield lambda run: status.update(f"{title} · {run['state']} · {run.get('progress', {}).get('task', '')}")
