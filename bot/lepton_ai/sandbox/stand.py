@@ -54,7 +54,15 @@ class Bot:
     site: Path
     log: Path
     environment: dict[str, str]
+    port: int
     process: subprocess.Popen[bytes] | None = None
+
+    def connected(self) -> bool:
+        """Return whether all of its parts say that they are well, the way to Slack included."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=2).is_success
+        except httpx.HTTPError:
+            return False
 
     def start(self) -> None:
         """Start it; it connects by itself."""
@@ -91,6 +99,16 @@ class Stand:
     hypervisor: Hypervisor
     bot: Bot
     sandbox: Sandbox
+
+    def start_bot(self) -> None:
+        """Start the bot and wait until it can be spoken to; raise LeptonError with the end of its log when it cannot."""
+        self.bot.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not self.bot.connected():
+            assert self.bot.process is not None
+            if self.bot.process.poll() is not None or time.monotonic() > deadline:
+                raise LeptonError("the bot did not start", hint=self.bot.log.read_text()[-3000:])
+            time.sleep(0.05)
 
 
 def write_site(folder: Path, base_url: str, *, mode: str = "socket", port: int = 0) -> Path:
@@ -153,29 +171,12 @@ def stand(folder: Path, *, port: int = 0, mode: str = "socket", start_bot: bool 
     sandbox = Sandbox(sandbox_workspace(), base_url, delivery)
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "USER") if name in os.environ}
     environment |= {"SLACK_BOT_TOKEN": BOT_TOKEN, "SLACK_APP_TOKEN": APP_TOKEN, "SLACK_SIGNING_SECRET": SIGNING_SECRET, "LEPTON_SANDBOX": str(folder)}
-    bot = Bot(site, folder / "bot.log", environment)
+    bot = Bot(site, folder / "bot.log", environment, bot_port)
     with serving(sandbox, address):
         try:
+            running = Stand(folder, base_url, site, hypervisor, bot, sandbox)
             if start_bot:
-                bot.start()
-                wait_for_bot(base_url, bot, bot_port, mode)
-            yield Stand(folder, base_url, site, hypervisor, bot, sandbox)
+                running.start_bot()
+            yield running
         finally:
             bot.stop()
-
-
-def wait_for_bot(base_url: str, bot: Bot, bot_port: int, mode: str = "socket") -> None:
-    """Wait until the bot can be spoken to; raise LeptonError with the end of its log when it cannot."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            if mode == "http" and httpx.get(f"http://127.0.0.1:{bot_port}/healthz", timeout=2).is_success:
-                return
-            if mode == "socket" and httpx.get(f"{base_url}people/state", timeout=2).json()["connected"]:
-                return
-        except httpx.HTTPError:
-            pass
-        assert bot.process is not None
-        if bot.process.poll() is not None or time.monotonic() > deadline:
-            raise LeptonError("the bot did not start", hint=bot.log.read_text()[-3000:])
-        time.sleep(0.05)

@@ -82,7 +82,7 @@ def render_domain(
 
 
 def _network(domain: ET.Element, devices: ET.Element, boot: Boot) -> None:
-    kind, _, source = boot.network.partition(":")
+    kind, _colon, source = boot.network.partition(":")
     if kind == "none":
         return
     if kind == "user":

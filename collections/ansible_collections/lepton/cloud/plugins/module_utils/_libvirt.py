@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List, Tuple
 
 from ._domain_xml import read_boot, read_paths, read_size, render_domain, resized
-from ._node import Boot, Capacity, Node, NodeError, Size, Step
+from ._node import Boot, Capacity, Node, NodeError, Size, Step, given
+from ._units import format_size
 
 try:
     import libvirt
@@ -27,14 +27,19 @@ PROBE_END = b"No bootable device"
 REPRESS_SECONDS = 5  # a guest that is still booting does not hear the power button
 
 
+# Runs a command and returns (code, output, errors): AnsibleModule.run_command without its own failing.
+Run = Callable[[List[str]], Tuple[int, str, str]]
+
+
 class Host:
     """A connection to one hypervisor, with the folders its nodes live in."""
 
-    def __init__(self, uri: str, *, image_dir: str, disk_dir: str, cpu_overcommit: float, memory_reserve: int) -> None:
+    def __init__(self, uri: str, *, image_dir: str, disk_dir: str, cpu_overcommit: float, memory_reserve: int, run: Run) -> None:
         # libvirt prints every error to stderr by default, beside raising it.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         libvirt.virEventRegisterDefaultImpl()
         self.uri = uri
+        self._run = run
         self.image_dir = image_dir
         self.disk_dir = disk_dir
         self.cpu_overcommit = cpu_overcommit
@@ -212,11 +217,11 @@ class Host:
         room = os.statvfs(folder)
         free = room.f_bavail * room.f_frsize
         if wanted > free:
-            raise NodeError("a disk of %d MiB does not fit in %s: %d MiB are free" % (wanted // MIB, self.disk_dir, free // MIB))
+            raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
 
     def _define(self, name: str, step: Step, virtualization: str, warnings: list[str]) -> None:
-        assert step.size is not None and step.boot is not None
-        direct_boot = self._image(step.boot.image)[1]
+        size, boot = given(step.size), given(step.boot)
+        direct_boot = self._image(boot.image)[1]
         os.makedirs(self.disk_dir, exist_ok=True)
         if os.path.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
@@ -224,8 +229,8 @@ class Host:
         self.connection.defineXML(
             render_domain(
                 name,
-                step.size,
-                step.boot,
+                size,
+                boot,
                 virtualization=kind,
                 disk_path=self.disk_path(name),
                 console_path=self._console_path(name),
@@ -284,21 +289,18 @@ class Host:
 
     def _create_disk(self, name: str, step: Step) -> None:
         """Make the disk under another name and rename it, so that a disk under its own name is always whole."""
-        assert step.boot is not None
-        disk_image, direct_boot = self._image(step.boot.image)
-        if direct_boot and step.boot.disk is None:
+        boot = given(step.boot)
+        disk_image, direct_boot = self._image(boot.image)
+        if direct_boot and boot.disk is None:
             return
         partial = self.disk_path(name) + ".partial"
         command = ["qemu-img", "create", "-q", "-f", "qcow2"]
         if disk_image:
             command += ["-b", disk_image, "-F", "qcow2"]
-        command += [partial] + ([str(step.boot.disk)] if step.boot.disk else [])
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            raise NodeError("qemu-img is missing on this host: install qemu-utils") from None
-        if done.returncode:
-            raise NodeError("the disk could not be made: %s" % done.stderr.strip())
+        command += [partial] + ([str(boot.disk)] if boot.disk else [])
+        code, _out, trouble = self._run(command)
+        if code:
+            raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
         os.rename(partial, self.disk_path(name))
 
     def _delete_files(self, name: str) -> None:
@@ -326,12 +328,12 @@ class Host:
     def _resize_live(self, name: str, step: Step, wait_seconds: int) -> None:
         domain = self._must(name)
         before = read_size(domain.XMLDesc())
-        assert step.size is not None
-        if step.size.vcpus != before.vcpus:
-            domain.setVcpusFlags(step.size.vcpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        size = given(step.size)
+        if size.vcpus != before.vcpus:
+            domain.setVcpusFlags(size.vcpus, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         actual = domain.memoryStats().get("actual", before.memory // KIB) * KIB
-        if step.size.memory != actual:
-            wanted = step.size.memory // KIB
+        if size.memory != actual:
+            wanted = size.memory // KIB
             domain.setMemoryFlags(wanted, libvirt.VIR_DOMAIN_AFFECT_LIVE)
             if not self._wait(domain, lambda: domain.memoryStats().get("actual") == wanted, wait_seconds):
                 domain.setMemoryFlags(before.memory // KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
@@ -341,9 +343,8 @@ class Host:
                 )
 
     def _resize_config(self, name: str, step: Step) -> None:
-        assert step.size is not None
         xml = self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
-        self.connection.defineXML(resized(xml, step.size))
+        self.connection.defineXML(resized(xml, given(step.size)))
 
     def _wait(self, domain: Any, done: Callable[[], bool], seconds: int, every: tuple[float, Callable[[], Any]] | None = None) -> bool:
         """Return whether `done` came true in time, woken by the domain's own events; `every` repeats an action meanwhile."""

@@ -36,6 +36,7 @@ def connected(module: AnsibleModule) -> Iterator[_libvirt.Host]:
             disk_dir=module.params["disk_dir"],
             cpu_overcommit=module.params["cpu_overcommit"],
             memory_reserve=parse_size(module.params["memory_reserve"]),
+            run=lambda command: module.run_command(command, handle_exceptions=False),
         )
         yield host
     except (NodeError, ValueError) as error:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ._units import format_size
 
+Item = TypeVar("Item")
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
 MIB = 1024 * 1024
 NETWORK = re.compile(r"user|none|(?:network|bridge):[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -138,6 +139,13 @@ class Plan:
         }
 
 
+def given(value: Item | None) -> Item:
+    """Return what a value of its kind always has here; None would be an error of this code, not of its user."""
+    if value is None:
+        raise AssertionError("a plan lacks what its steps need")
+    return value
+
+
 def check_name(name: str) -> str:
     """Return the name if a node can bear it (a DNS label with dots, at most 63 characters), else raise NodeError."""
     if not NAME.fullmatch(name):
@@ -195,16 +203,11 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     missing = [field for field in ("image", "vcpus", "memory") if getattr(wish, field) is None]
     if missing:
         raise NodeError("there is no node %s, and to create it %s is needed" % (wish.name, " and ".join(missing)))
-    assert wish.image is not None and wish.vcpus is not None and wish.memory is not None
-    size = Size(
-        vcpus=wish.vcpus,
-        memory=wish.memory,
-        max_vcpus=wish.max_vcpus or wish.vcpus * HEADROOM,
-        max_memory=wish.max_memory or wish.memory * HEADROOM,
-    )
+    image, vcpus, memory = given(wish.image), given(wish.vcpus), given(wish.memory)
+    size = Size(vcpus=vcpus, memory=memory, max_vcpus=wish.max_vcpus or vcpus * HEADROOM, max_memory=wish.max_memory or memory * HEADROOM)
     _check_size(size)
     _check_fits(wish.name, size, None, capacity)
-    boot = check_boot(Boot(wish.image, wish.disk, wish.network or "user", wish.forward_ports or ()))
+    boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or ()))
     steps = [Step("define", size, boot), Step("create_disk", size, boot)]
     started = wish.state in ("running", "restarted")
     if started:
@@ -255,9 +258,9 @@ def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> 
 
 
 def _refuse_other_boot(wish: Wish, node: Node) -> None:
-    assert node.boot is not None
+    boot = given(node.boot)
     for field in ("image", "disk", "network", "forward_ports"):
-        wanted, found = getattr(wish, field), getattr(node.boot, field)
+        wanted, found = getattr(wish, field), getattr(boot, field)
         if wanted is not None and wanted != found:
             raise NodeError(
                 "%s exists with %s %s, not %s, and that cannot be changed: release it first, or choose another name"
@@ -319,8 +322,7 @@ def _resize(wish: Wish, node: Node, capacity: Capacity) -> Plan:
 
 def _reachable_live(wish: Wish, target: Size, node: Node) -> tuple[Size, list[str]]:
     """Return how near the running node can come to `target`, and why it cannot come nearer."""
-    live = node.live
-    assert live is not None
+    live = given(node.live)
     reached, reasons = live, []
     if wish.vcpus is None:
         pass

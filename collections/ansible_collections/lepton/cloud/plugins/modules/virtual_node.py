@@ -157,7 +157,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._host_lock import host_lock
 from ..module_utils._libvirt import Host
 from ..module_utils._module import HOST_OPTIONS, connected, node_result
-from ..module_utils._node import Boot, Plan, Wish, check_name, make_plan
+from ..module_utils._node import Plan, Wish, check_name, given, make_plan
 from ..module_utils._units import parse_size
 
 LOCK_SECONDS = 20
@@ -191,8 +191,7 @@ def plan_for(host: Host, wish: Wish) -> Plan:
     plan = make_plan(wish, host.node(wish.name), host.capacity())
     for step in plan.steps:
         if step.action == "define":
-            assert isinstance(step.boot, Boot)
-            host.check_image(step.boot)
+            host.check_image(given(step.boot))
     return plan
 
 

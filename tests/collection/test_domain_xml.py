@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is written into a domain's XML is read back as it was."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from ansible_collections.lepton.cloud.plugins.module_utils._domain_xml import read_boot, read_paths, read_size, render_domain, resized
+from ansible_collections.lepton.cloud.plugins.module_utils._node import Boot, Size
+
+MIB = 1 << 20
+SIZE = Size(2, 512 * MIB, 4, 1024 * MIB)
+
+
+def render(boot: Boot, direct: dict[str, str] | None = None) -> str:
+    return render_domain("web-1", SIZE, boot, virtualization="qemu", disk_path="/d/web-1.qcow2", console_path="/d/web-1.log", direct_boot=direct)
+
+
+@pytest.mark.parametrize(
+    "boot",
+    [
+        Boot("debian", 10 << 30, "user", ("8080:80", "2222:22")),
+        Boot("a<b>&\"'", None, "bridge:br0", ()),
+        Boot("x", None, "network:default", ()),
+        Boot("x", None, "none", ()),
+    ],
+)
+def test_round_trip(boot: Boot) -> None:
+    xml = render(boot)
+    assert read_boot(xml) == boot
+    assert read_size(xml) == SIZE
+    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "console": "/d/web-1.log", "type": "qemu"}
+
+
+def test_resizing_touches_nothing_else() -> None:
+    before = render(Boot("debian", None, "user", ("8080:80",)))
+    bigger = Size(3, 768 * MIB, 8, 2048 * MIB)
+    after = resized(before, bigger)
+    assert read_size(after) == bigger
+    assert ET.canonicalize(resized(after, SIZE)) == ET.canonicalize(before)
+
+
+def test_a_kernel_image_boots_directly_and_has_no_disk_unless_asked() -> None:
+    direct = {"kernel": "/i/vmlinuz", "initrd": "/i/initrd.img", "cmdline": "console=ttyS0"}
+    assert read_paths(render(Boot("guest", None, "user", ()), direct))["disk"] is None
+    assert read_paths(render(Boot("guest", 1 << 30, "user", ()), direct))["disk"] == "/d/web-1.qcow2"
+
+
+def test_a_domain_of_somebody_else_has_no_mark() -> None:
+    assert read_boot("<domain><name>x</name></domain>") is None

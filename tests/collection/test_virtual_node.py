@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The module on a real hypervisor: what it says is compared with what libvirt and the guest say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.conftest import ROOT, eventually
+
+from lepton_ai.sandbox.hypervisor import Hypervisor
+from lepton_ai.sandbox.stand import free_port
+
+pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
+MIB = 1 << 20
+
+
+@dataclass
+class Host:
+    """The hypervisor with the modules on one side, and its own tools on the other."""
+
+    hypervisor: Hypervisor
+
+    def module(self, module: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        """Run a module as Ansible does and return what it answered."""
+        folder = self.hypervisor.folder
+        where = {"uri": self.hypervisor.uri, "image_dir": str(folder / "images"), "disk_dir": str(folder / "disks")}
+        done = subprocess.run(
+            [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", f"lepton.cloud.{module}", "-a", json.dumps({**where, **arguments})]
+            + (["--check"] if check else []),
+            capture_output=True, text=True, check=False, timeout=120, cwd=ROOT,
+            env={**os.environ, "LEPTON_SANDBOX": str(folder), "ANSIBLE_NOCOLOR": "1"},
+        )  # fmt: skip
+        text = done.stdout[done.stdout.index("=> {") + 3 :]
+        answer: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
+        return {**answer, "failed": "FAILED!" in done.stdout}
+
+    def node(self, name: str, **arguments: Any) -> dict[str, Any]:
+        return self.module("virtual_node", name=name, **arguments)
+
+    def virsh(self, *words: str) -> str:
+        done = subprocess.run(["virsh", "-q", "-c", self.hypervisor.uri, *words], capture_output=True, text=True, check=False)
+        return (done.stdout + done.stderr).strip()
+
+    def everything(self) -> tuple[str, str, list[str]]:
+        """Return all that a change would show in: domains, their XML, and files."""
+        names = self.virsh("list", "--all", "--name").split()
+        states = "".join(self.virsh("dumpxml", name, "--inactive") + self.virsh("domstate", name) for name in names)
+        files = sorted(str(path) for path in (self.hypervisor.folder / "disks").glob("[!.]*"))  # lock files stay
+        return " ".join(names), states, files
+
+
+@pytest.fixture(scope="module")
+def host(hypervisor: Hypervisor) -> Host:
+    return Host(hypervisor)
+
+
+@pytest.fixture(scope="module")
+def web(host: Host) -> Iterator[tuple[str, int]]:
+    """A running node with headroom, and the port on which its guest answers."""
+    port = free_port()
+    wish: dict[str, Any] = {
+        "state": "running",
+        "image": "guest",
+        "vcpus": 1,
+        "memory": "128MiB",
+        "max_vcpus": 4,
+        "forward_ports": [f"{port}:80"],
+        "disk": "64MiB",
+    }
+    before = host.everything()
+    planned = host.node("web-1", check=True, **wish)
+    assert planned["changed"]
+    assert planned["node"] is None
+    assert host.everything() == before
+    made = host.node("web-1", **wish)
+    assert made["changed"], made
+    assert made["steps"] == planned["steps"] == ["define", "create_disk", "start"]
+    assert made["node"]["virtualization"] == ("hardware" if "kvm" in host.virsh("dumpxml", "web-1").splitlines()[0] else "emulation")
+    assert not host.node("web-1", **wish)["changed"]
+    eventually(lambda: guest(port, lambda seen: True), 60)
+    yield "web-1", port
+    host.node("web-1", state="absent")
+
+
+def guest(port: int, wanted: Any) -> dict[str, Any] | None:
+    try:
+        seen: dict[str, Any] = httpx.get(f"http://127.0.0.1:{port}/cgi-bin/status", timeout=5).json()
+    except (httpx.HTTPError, ValueError):
+        return None
+    return seen if wanted(seen) else None
+
+
+def test_cpus_grow_while_it_runs(host: Host, web: tuple[str, int]) -> None:
+    name, port = web
+    boot = eventually(lambda: guest(port, lambda seen: True))["boot_id"]
+    before = host.everything()
+    planned = host.node(name, vcpus=3, check=True)
+    assert planned["changed"]
+    assert planned["changes"] == [{"field": "vcpus", "before": 1, "after": 3, "effective": "now"}]
+    assert host.everything() == before
+    changed = host.node(name, vcpus=3)
+    assert changed["changed"]
+    assert not changed["restart_required"]
+    assert changed["changes"] == planned["changes"]
+    assert host.virsh("vcpucount", name, "--live", "--current") == "3"
+    assert host.virsh("vcpucount", name, "--config", "--current") == "3"
+    assert eventually(lambda: guest(port, lambda seen: seen["cpus"] == 3))["boot_id"] == boot
+    assert not host.node(name, vcpus=3)["changed"]
+
+
+def test_memory_grows_and_shrinks_while_it_runs(host: Host, web: tuple[str, int]) -> None:
+    name, port = web
+    assert host.node(name, memory="200MiB")["changed"]
+    assert "actual 204800" in host.virsh("dommemstat", name)
+    eventually(lambda: guest(port, lambda seen: seen["memory_kib"] > 150_000))
+    assert not host.node(name, memory="200MiB")["changed"]
+    assert host.node(name, memory="160MiB")["changed"]
+    eventually(lambda: guest(port, lambda seen: seen["memory_kib"] < 130_000))
+
+
+def test_memory_that_the_guest_uses_is_not_taken(host: Host, web: tuple[str, int]) -> None:
+    name, port = web
+    host.node(name, memory="200MiB")
+    assert "filled 90" in httpx.get(f"http://127.0.0.1:{port}/cgi-bin/fill?90", timeout=30).text
+    # The figures that the guest gives are up to two seconds old.
+    refused = eventually(lambda: (answer := host.node(name, memory="128MiB", check=True)).get("failed") and answer)
+    assert "memory cannot go below" in refused["msg"]
+    assert "memory cannot go below" in host.node(name, memory="128MiB")["msg"]
+    assert "actual 204800" in host.virsh("dommemstat", name)
+    assert guest(port, lambda seen: True)
+
+
+def test_what_cannot_be_live_waits_for_the_restart_and_then_counts(host: Host, web: tuple[str, int]) -> None:
+    name, port = web
+    answer = host.node(name, vcpus=5)
+    assert answer["changed"]
+    assert answer["restart_required"]
+    assert "reserved when the node was started" in answer["restart_reasons"][0]
+    again = host.node(name, vcpus=5)
+    assert not again["changed"]
+    assert again["restart_required"]
+    assert host.virsh("vcpucount", name, "--live", "--maximum") == "4"
+    boot = eventually(lambda: guest(port, lambda seen: True))["boot_id"]
+    restarted = host.node(name, state="restarted")
+    assert restarted["steps"] == ["shutdown", "start"], restarted
+    assert host.virsh("vcpucount", name, "--live", "--current") == "5"
+    assert eventually(lambda: guest(port, lambda seen: seen["boot_id"] != boot), 60)["cpus"] == 5
+
+
+def test_stop_and_start(host: Host, web: tuple[str, int]) -> None:
+    name, port = web
+    assert host.node(name, state="stopped")["changed"]
+    assert host.virsh("domstate", name) == "shut off"
+    assert not host.node(name, state="stopped")["changed"]
+    assert host.node(name, vcpus=2)["steps"] == ["resize_config"]
+    assert host.node(name, state="running")["changed"]
+    assert eventually(lambda: guest(port, lambda seen: True), 60)["cpus"] == 2
+
+
+def test_a_guest_that_does_not_power_down_is_not_forced(host: Host, web: tuple[str, int]) -> None:
+    name, _port = web
+    host.virsh("suspend", name)
+    begun = time.monotonic()
+    answer = host.node(name, state="stopped", wait_seconds=2)
+    assert "did not power down within 2 s" in answer["msg"]
+    assert time.monotonic() - begun < 20
+    host.virsh("resume", name)
+    eventually(lambda: host.virsh("domstate", name) in ("running", "shut off"))
+    host.node(name, state="running")
+
+
+def test_info_and_console_say_what_is(host: Host, web: tuple[str, int]) -> None:
+    name, port = web
+    eventually(lambda: guest(port, lambda seen: True), 60)
+    answer = host.module("virtual_node_info", name=name, console_bytes=4000)
+    assert [node["name"] for node in answer["nodes"]] == [name]
+    assert "lepton guest: ready" in answer["console"]
+    assert host.module("virtual_node_info", name="nobody")["nodes"] == []
+    facts = host.module("host_info")
+    assert facts["host"]["cpus"] == os.cpu_count()
+    assert facts["capacity"]["vcpus"] == 4 * (os.cpu_count() or 0)
+    assert name in [node["name"] for node in facts["nodes"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "bad", "state": "running", "image": "nothing-here", "vcpus": 1, "memory": "64MiB"}, "there is no image 'nothing-here'"),
+        ({"name": "bad", "state": "running", "image": "guest", "vcpus": 999, "memory": "64MiB"}, "does not fit on this host"),
+        ({"name": "bad", "state": "running", "image": "guest", "vcpus": 1, "memory": "9TiB"}, "memory is not overcommitted"),
+        ({"name": "bad", "state": "running", "image": "guest", "vcpus": 1, "memory": "64MiB", "disk": "900TiB"}, "does not fit in"),
+        ({"name": "bad", "state": "running"}, "to create it image and vcpus and memory is needed"),
+        ({"name": "web 1; rm -rf /", "state": "absent"}, "is not a node name"),
+        ({"name": "{{ lookup('pipe','id') }}", "state": "absent"}, "is not a node name"),
+        ({"name": "bad", "state": "present", "memory": "lots"}, "memory: 'lots' is not a size"),
+        ({"name": "bad", "state": "absent", "uri": "qemu+unix:///session?socket=/nowhere"}, "libvirt does not answer at"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_said_and_nothing_is_left(host: Host, web: tuple[str, int], arguments: dict[str, Any], message: str) -> None:
+    before = host.everything()
+    for check in (True, False):
+        answer = host.module("virtual_node", check=check, **arguments)
+        assert answer.get("failed")
+        assert message in answer["msg"], answer["msg"]
+    assert host.everything() == before
+
+
+def test_a_node_that_exists_with_other_settings_is_left_alone(host: Host, web: tuple[str, int]) -> None:
+    before = host.everything()
+    for other in ({"image": "other"}, {"vcpus": 4}, {"network": "none"}, {"disk": "1GiB"}):
+        answer = host.node(web[0], update=False, **other)
+        assert answer.get("failed"), other
+        assert "exists with" in answer["msg"]
+    assert host.everything() == before
+
+
+def test_a_domain_of_somebody_else_is_never_touched(host: Host) -> None:
+    xml = "<domain type='qemu'><name>theirs</name><memory unit='MiB'>64</memory><os><type>hvm</type></os></domain>"
+    path = host.hypervisor.folder / "theirs.xml"
+    path.write_text(xml)
+    host.virsh("define", str(path))
+    try:
+        before = host.everything()
+        for wish in ({"state": "absent"}, {"state": "running"}, {"vcpus": 2}):
+            assert "not made by Lepton" in host.node("theirs", **wish)["msg"]
+        assert host.everything() == before
+        assert "theirs" not in [node["name"] for node in host.module("host_info")["nodes"]]
+    finally:
+        host.virsh("undefine", "theirs")
+
+
+def test_a_start_that_fails_leaves_nothing_of_a_new_node(host: Host, web: tuple[str, int]) -> None:
+    before = host.everything()
+    answer = host.node("twin", state="running", image="guest", vcpus=1, memory="64MiB", disk="64MiB", forward_ports=[f"{web[1]}:80"])
+    assert "was not created, and nothing is left of it" in answer["msg"]
+    names, states, files = host.everything()
+    assert (names, states) == before[:2]
+    assert [file for file in files if "twin" in file and not file.endswith(".lock")] == []
+
+
+def test_a_disk_that_nobody_owns_is_not_overwritten(host: Host) -> None:
+    disks = host.hypervisor.folder / "disks"
+    disks.mkdir(exist_ok=True)
+    orphan = disks / "orphan.qcow2"
+    orphan.write_bytes(b"somebody's data")
+    answer = host.node("orphan", state="running", image="guest", vcpus=1, memory="64MiB", disk="64MiB")
+    assert "although no node uses it" in answer["msg"]
+    assert orphan.read_bytes() == b"somebody's data"
+    assert "orphan" not in host.virsh("list", "--all", "--name")
+    orphan.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_said_and_nothing_is_left(host: Host, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
+    try:
+        (small / "filler").write_bytes(b"x" * 60_000)
+        answer = host.node("full", state="running", image="guest", vcpus=1, memory="64MiB", disk="8KiB", disk_dir=str(small))
+        assert answer.get("failed"), answer
+        assert "full" not in host.virsh("list", "--all", "--name")
+        assert not list(small.glob("full*"))
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)

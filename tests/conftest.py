@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a test may ask for: a site, a store, a hypervisor of its own, the whole stand. Real components, or a loud skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lepton_ai.operations.catalog import Catalog, load_catalog
+from lepton_ai.paths import builtin_playbooks, sandbox_inventory
+from lepton_ai.runs.service import Runs
+from lepton_ai.runs.store import Store
+from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hypervisor
+from lepton_ai.sandbox.stand import Stand, link_guest_image, stand
+from lepton_ai.settings import Settings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+NEEDS = {
+    "libvirt": ("libvirtd", "qemu-system-x86_64", "qemu-img", "virsh", "busybox", "cpio"),
+    "browser": ("chromium",),
+}
+SYSTEM_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, programs in NEEDS.items():
+        if item.get_closest_marker(marker):
+            require([program for program in programs if shutil.which(program, path=SYSTEM_PATH) is None], marker)
+    if item.get_closest_marker("postgres"):
+        require([] if postgres_programs() else ["initdb"], "postgres")
+
+
+def require(missing: list[str], marker: str) -> None:
+    """Skip loudly; in CI a real component that is missing is a failure."""
+    if missing:
+        reason = f"NOT TESTED ({marker}): missing {', '.join(missing)}; run tools/setup test as root"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def postgres_programs() -> Path | None:
+    """Return the folder of PostgreSQL's own programs, which Debian keeps off PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    return load_catalog({"built-in": builtin_playbooks()})
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with a short name: unix sockets have room for 107 bytes, and pytest's own folders are long."""
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_playbook(folder: Path, noun: str, verb: str, tasks: str, *, options: str = "{}", lepton: str = "{risk: change, rerun: safe, plan: check}") -> None:
+    """Write an operation that needs no host: its tasks run on this machine."""
+    (folder / noun).mkdir(parents=True, exist_ok=True)
+    indented = "\n".join(f"    {line}" for line in tasks.strip().splitlines())
+    (folder / noun / f"{verb}.yml").write_text(
+        f"- name: Test\n  hosts: localhost\n  connection: local\n  gather_facts: false\n"
+        f"  vars: {{ansible_python_interpreter: '{{{{ ansible_playbook_python }}}}'}}\n  tasks:\n{indented}\n"
+    )
+    (folder / noun / f"{verb}.meta.yml").write_text(
+        f"short_description: t\ndescription: t.\nargument_specs:\n  {verb}:\n    short_description: t\n    options: {options}\n    lepton: {lepton}\n"
+    )
+
+
+@pytest.fixture
+def site(short_path: Path) -> Settings:
+    """A site of its own, with the sandbox inventory and no playbooks yet."""
+    (short_path / "lepton.yml").write_text(yaml.safe_dump({"inventory": str(sandbox_inventory()), "environment": ["LEPTON_SANDBOX"]}))
+    (short_path / "playbooks").mkdir()
+    return load_settings(short_path)
+
+
+@pytest.fixture
+def store(site: Settings) -> Iterator[Store]:
+    opened = Store(site.state_dir)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_runs(site: Settings, store: Store) -> Any:
+    """Return a function that reads the site's playbooks as they now are and returns the service over them."""
+    return lambda: Runs(site, site.catalog(), store)
+
+
+@pytest.fixture(scope="session")
+def hypervisor() -> Iterator[Hypervisor]:
+    """A libvirt daemon of the test run's own, with the guest as image `guest`."""
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    running = start_hypervisor(folder)
+    link_guest_image(folder)
+    yield running
+    stop_hypervisor(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+PROBES = {
+    # Each says when it begins and ends, so that a test sees what ran, how often, and whether at once.
+    "slow": "{risk: change, rerun: safe, plan: check, locks: [probe/slow], timeout: 60}",
+    "once": "{risk: change, rerun: never, plan: check, locks: [probe/once], timeout: 60}",
+    "short": "{risk: change, rerun: never, plan: check, timeout: 2}",
+}
+ECHO_OPTIONS = "{word: {type: str, required: true}, number: {type: int, default: 1}, size: {type: str}, flag: {type: bool, default: false}, many: {type: list, elements: str}, kind: {type: str, choices: [a, b], default: a}}"  # fmt: skip  # noqa: E501
+
+
+def write_probes(folder: Path, trace: Path) -> None:
+    """Write operations that tests can watch: they need no host and leave a trace."""
+    for verb, lepton in PROBES.items():
+        script = f"echo begin >> {trace}; i=0; while [ $i -lt 80 ] && [ ! -e {trace}.go ]; do sleep 0.1; i=$((i+1)); done; echo end >> {trace}"
+        tasks = f"- name: Take a while\n  ansible.builtin.command:\n    argv: [sh, -c, '{script}']\n  changed_when: true"
+        write_playbook(folder, "probe", verb, tasks, lepton=lepton)
+    guard = "- name: Check the arguments\n  lepton.cloud.operation:\n  register: operation\n"
+    show = "- name: Show them\n  ansible.builtin.copy:\n    content: '{{ operation.arguments | to_json }}'\n    dest: '%s.echo'\n    mode: '0600'"
+    write_playbook(
+        folder, "probe", "echo", guard + show % trace, options=ECHO_OPTIONS, lepton="{risk: change, plan: check, kinds: {size: size}, positional: [word]}"
+    )
+
+
+@pytest.fixture(scope="session")
+def workspace_stand() -> Iterator[Stand]:
+    """The whole stand, in Socket Mode, shared by the end-to-end tests."""
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    with stand(folder, start_bot=False) as running:
+        write_probes(running.site / "playbooks", folder / "trace")
+        running.start_bot()
+        yield running
+    stop_hypervisor(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """Return the first true value of `condition`, or fail when it has none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"it did not become true within {seconds:g} s")
+        time.sleep(0.03)
+    return value

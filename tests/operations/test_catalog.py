@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations are read from files; a broken file is reported and takes no other down."""
+
+from pathlib import Path
+
+import pytest
+from tests.conftest import write_playbook
+
+from lepton_ai.errors import LeptonError
+from lepton_ai.operations.catalog import Catalog, load_catalog
+from lepton_ai.operations.help import help_text
+from lepton_ai.operations.reference import reference_page
+from lepton_ai.paths import PACKAGE, builtin_playbooks
+
+TASKS = "- name: Say\n  ansible.builtin.debug:\n    msg: hello"
+
+
+def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> None:
+    assert not catalog.problems
+    assert set(catalog.operations) == {
+        "host.show", "node.console", "node.create", "node.list", "node.reboot", "node.release", "node.resize", "node.show", "node.start", "node.stop",
+    }  # fmt: skip
+    assert all(operation.guarded for operation in catalog)
+    assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {"node.release"}
+
+
+def test_dropping_a_file_pair_into_the_folder_is_a_new_operation(tmp_path: Path) -> None:
+    write_playbook(tmp_path, "model", "greet", TASKS)
+    found = load_catalog({"site": tmp_path, "built-in": builtin_playbooks()})
+    assert found.find("model", "greet").origin == "site"
+    assert "greet" in help_text(found, ["model"])
+    assert not found.operations["model.greet"].guarded
+
+
+def test_a_sites_own_operation_overrides_and_says_so(tmp_path: Path) -> None:
+    write_playbook(tmp_path, "node", "list", TASKS)
+    found = load_catalog({"site": tmp_path, "built-in": builtin_playbooks()})
+    assert found.operations["node.list"].origin == "site"
+    assert "node.list" in found.overrides[0]
+
+
+def test_without_our_key_an_operation_counts_as_destroy_and_is_granted_by_name_only(tmp_path: Path) -> None:
+    write_playbook(tmp_path, "x", "y", TASKS)
+    meta = tmp_path / "x" / "y.meta.yml"
+    meta.write_text("".join(line for line in meta.read_text().splitlines(keepends=True) if "lepton" not in line))
+    spec = load_catalog({"site": tmp_path}).operations["x.y"].spec
+    assert (spec.risk, spec.granted) == ("destroy", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "lepton", "line", "reason"),
+    [
+        ("{timeout: {type: str}}", "{}", 6, "options.timeout: this name is Ansible's own"),
+        ("{ansible_host: {type: str}}", "{}", 6, "Ansible's own"),
+        ("{Big: {type: str}}", "{}", 6, "expected lower-case"),
+        ("{n: {type: number}}", "{}", 6, "options.n.type: expected one of"),
+        ("{n: 3}", "{}", 6, "options.n is not a mapping"),
+        ("{}", "{risk: high}", 7, "lepton.risk: expected one of read, change, destroy"),
+        ("{}", "{color: red}", 7, "lepton.color: unknown key"),
+        ("{}", "{locks: ['node/{{ nope }}']}", 7, "nope"),
+        ("{}", "{locks: node}", 7, "expected a list of strings"),
+        ("{}", "{timeout: soon}", 7, "positive number of seconds"),
+        ("{}", "{kinds: {n: node}}", 7, "there is no option 'n'"),
+        ("{}", "{positional: [n]}", 7, "there is no option 'n'"),
+    ],
+)
+def test_a_broken_specification_is_named_with_file_line_and_reason(tmp_path: Path, options: str, lepton: str, line: int, reason: str) -> None:
+    write_playbook(tmp_path, "good", "one", TASKS)
+    write_playbook(tmp_path, "bad", "one", TASKS, options=options, lepton=lepton)
+    found = load_catalog({"site": tmp_path})
+    assert set(found.operations) == {"good.one"}
+    (problem,) = found.problems
+    assert problem.path == tmp_path / "bad" / "one.meta.yml"
+    assert problem.line == line
+    assert reason in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("a: [", "not YAML"), ("[]", "argument_specs is missing"), ("argument_specs: {two: {}}", "no entry 'one'"), ("\x00", "not YAML")],
+)
+def test_a_file_that_is_no_specification_is_a_problem(tmp_path: Path, content: str, reason: str) -> None:
+    write_playbook(tmp_path, "bad", "one", TASKS)
+    (tmp_path / "bad" / "one.meta.yml").write_text(content)
+    (problem,) = load_catalog({"site": tmp_path}).problems
+    assert reason in problem.reason
+
+
+def test_reserved_nouns_and_missing_playbooks_are_problems(tmp_path: Path) -> None:
+    write_playbook(tmp_path, "runs", "one", TASKS)
+    write_playbook(tmp_path, "x", "one", TASKS)
+    (tmp_path / "x" / "one.yml").unlink()
+    reasons = sorted(problem.reason for problem in load_catalog({"site": tmp_path}).problems)
+    assert "its playbook one.yml is missing" in reasons[0]
+    assert "a word of Lepton itself" in reasons[1]
+
+
+@pytest.mark.parametrize(("noun", "verb", "hint"), [("nod", "list", "did you mean node"), ("node", "rezise", "did you mean resize")])
+def test_the_nearest_word_is_offered(catalog: Catalog, noun: str, verb: str, hint: str) -> None:
+    with pytest.raises(LeptonError, match=hint):
+        catalog.find(noun, verb)
+
+
+def test_the_reference_page_is_the_generated_one(catalog: Catalog) -> None:
+    assert (PACKAGE.parent.parent / "docs" / "operations.md").read_text() == reference_page(catalog), "run: make docs"
