@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 from lepton_ai.access.rules import Caller
-from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
+from lepton_ai.logs import configure_logs
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import typed_arguments
+from lepton_ai.runs import leases
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
@@ -35,6 +36,7 @@ def ask(settings: Settings, operation: Operation, values: Mapping[str, Any], *, 
 
     Raises LeptonError for arguments that are wrong and for what is not allowed. Ctrl-C cancels the run and waits for it.
     """
+    configure_logs()
     arguments = typed_arguments(operation, dict(values))
     client = service(settings.socket)
     if client is None:
@@ -73,6 +75,7 @@ def _here(settings: Settings, operation: Operation, arguments: Mapping[str, Any]
         # Beside the main thread, which stays free for Ctrl-C; ansible-runner would take its signal handlers.
         worker = threading.Thread(target=runs.execute, args=(run.id,), name=f"run-{run.id}")
         worker.start()
+        threading.Thread(target=_renew, args=(store, worker), name="leases", daemon=True).start()
         while worker.is_alive():
             try:
                 worker.join()
@@ -83,12 +86,21 @@ def _here(settings: Settings, operation: Operation, arguments: Mapping[str, Any]
         store.close()
 
 
+def _renew(store: Store, worker: threading.Thread) -> None:
+    """Keep this process's leases while the worker works; on another machine only their expiry says that we live."""
+    while True:
+        worker.join(leases.RENEW_SECONDS)
+        if not worker.is_alive():
+            return
+        with suppress(Exception):
+            leases.renew(store)
+
+
 def stored_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
     """Return the newest runs, from the service or, without one, from the database."""
     client = service(settings.socket)
     if client is not None:
-        with suppress(LeptonError):
-            return client.runs(limit)
+        return client.runs(limit)
     store = Store(settings.state_dir, settings.database_url)
     try:
         return [run_json(run) for run in store.runs(limit)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 from rich.console import Console
 
 from lepton_ai.asking import ask, stored_run, stored_runs, unwatched
 from lepton_ai.doctor import examine
 from lepton_ai.errors import LeptonError
+from lepton_ai.logs import configure_logs
 from lepton_ai.operations.catalog import Operation, load_catalog
 from lepton_ai.operations.help import help_text, usage
 from lepton_ai.operations.parsing import read_arguments
@@ -241,15 +240,6 @@ def _operation_json(operation: Operation) -> dict[str, Any]:
 @app.command()
 def serve(site: SiteOption = None) -> None:
     """Run the service: the Slack bot, the queue, and the socket that the other commands use."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]),
-        ]
-    )
     try:
         asyncio.run(serve_forever(load_settings(site), Secrets()))
     except BaseExceptionGroup as group:
@@ -311,6 +301,7 @@ def init(folder: Path) -> None:
 
 def main() -> None:
     """Run the command; what a person can act on is one sentence, never a traceback."""
+    configure_logs()
     try:
         app()
     except LeptonError as error:

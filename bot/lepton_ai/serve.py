@@ -34,6 +34,7 @@ from lepton_ai.web.app import web_app
 log = structlog.get_logger()
 RECONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 5
+DRAIN_SECONDS = 10.0  # how long runs may go on after SIGTERM
 
 
 async def serve(settings: Settings, secrets: Secrets) -> None:
@@ -50,12 +51,13 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
     intake = Intake(runs, owner=os_principal(os.getuid()))
     health = {"database": "ok"}
     slack = None
-    workers: list[Coroutine[Any, Any, None]] = [_keep_leases(runs)]
+    workers: list[Coroutine[Any, Any, None]] = []
     if secrets.slack_bot_token is not None:
         client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
         messages, groups = LiveMessages(runs, client, settings.slack.update_seconds), Groups()
         runs.listeners.append(messages.changed)
     queue = await asyncio.to_thread(Queue, runs)
+    workers.append(_keep_leases(runs, queue, health))
     if secrets.slack_bot_token is not None:
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
         slack = build_app(intake, queue.start, messages, groups, client=client, signing_secret=signing, command=settings.slack.command)
@@ -87,7 +89,7 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
             for task in tasks:
                 task.cancel()
     finally:
-        await asyncio.to_thread(queue.close)
+        await asyncio.to_thread(queue.close, DRAIN_SECONDS)
         store.close()
         settings.socket.unlink(missing_ok=True)
 
@@ -123,11 +125,17 @@ async def _socket_mode(app: AsyncApp, secrets: Secrets, health: dict[str, str]) 
             await handler.close_async()  # type: ignore[no-untyped-call]
 
 
-async def _keep_leases(runs: Runs) -> None:
+async def _keep_leases(runs: Runs, queue: Queue, health: dict[str, str]) -> None:
+    """Renew what lives, give back what the dead held, take up what they left. A database that stumbles ends nothing."""
     while True:
-        await asyncio.to_thread(leases.renew, runs.store)
-        await asyncio.to_thread(runs.clear_dead_leases)
         await asyncio.sleep(leases.RENEW_SECONDS)
+        try:
+            await asyncio.to_thread(leases.renew, runs.store)
+            await asyncio.to_thread(queue.take_up_orphans)
+            health["database"] = "ok"
+        except Exception as error:
+            health["database"] = str(error)
+            log.exception("the database does not answer")
 
 
 def _metrics(registry: CollectorRegistry) -> Any:

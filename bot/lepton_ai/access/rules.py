@@ -55,8 +55,10 @@ class Verdict:
     rule: str
 
 
-def decide(rules: Rules, caller: Caller, operation: str, targets: Sequence[str], *, by_wildcard: bool) -> Verdict:
-    """Return the verdict on one request.
+def decide(rules: Rules, caller: Caller, operation: str, targets: Sequence[str] | None, *, by_wildcard: bool, reads: bool) -> Verdict:
+    """Return the verdict on one request; without `targets`, on whether there is any target for which it could be yes.
+
+    A change that names no target is only for roles without a limit on targets; a read may list everything.
 
     `by_wildcard` is False for a playbook whose author said nothing of its risk: only its exact name in a role grants it.
     """
@@ -72,7 +74,7 @@ def decide(rules: Rules, caller: Caller, operation: str, targets: Sequence[str],
             reasons.append(f"the role {grant.role} has only {', '.join(role.operations)}")
         elif caller.channel is not None and not _matches(grant.channels, caller.channel):
             reasons.append(f"the role {grant.role} holds only in the channels {', '.join(grant.channels)}")
-        elif not all(_matches(role.targets, target) for target in targets):
+        elif targets is not None and not _reaches(role, targets, reads):
             reasons.append(f"the role {grant.role} reaches only {', '.join(role.targets)}")
         else:
             return Verdict(True, f"role {grant.role}")
@@ -81,6 +83,12 @@ def decide(rules: Rules, caller: Caller, operation: str, targets: Sequence[str],
 
 def _is_for(grant: Grant, caller: Caller) -> bool:
     return any(_matches(grant.principals, who) for who in (caller.principal, *caller.groups))
+
+
+def _reaches(role: Role, targets: Sequence[str], reads: bool) -> bool:
+    if not targets and not reads:
+        return "*" in role.targets
+    return all(_matches(role.targets, target) for target in targets)
 
 
 def _names(patterns: Collection[str], operation: str, by_wildcard: bool) -> bool:

@@ -201,7 +201,10 @@ def _line_of(text: str, verb: str, reason: str) -> int:
 
 def _rendered(templates: tuple[str, ...], arguments: Mapping[str, Any]) -> tuple[str, ...]:
     # The templates are the author's; the arguments are a stranger's and are only ever values in them.
-    return tuple(_TEMPLATES.from_string(template).render(arguments) for template in templates)
+    try:
+        return tuple(_TEMPLATES.from_string(template).render(arguments) for template in templates)
+    except TemplateError as error:
+        raise LeptonError(f"what this is about cannot be said: {error}", hint="its arguments are of another version of the operation") from error
 
 
 def _short(word: str) -> str:

@@ -14,7 +14,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from lepton_ai.runs.progress import read_event
 
 log = structlog.get_logger()
 MASK = "********"
+SHORTEST_SECRET = 4  # characters
 KEPT_OUTPUT = 256 * 1024  # bytes of Ansible's own output that are kept
 # What a playbook gets of the service's environment: where programs are, who and where it is, and the ssh agent.
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
+END_SECONDS = 0.05
 POLL_SECONDS = 0.2  # how soon ansible-runner sees that its child has ended
 
 
@@ -41,14 +43,14 @@ class Job:
     token: str
     playbook: Path
     inventory: Path
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(repr=False)
     check: bool
     timeout: int
     private_dir: Path
     output: Path
     collections: Path
     ansible_config: Path | None = None
-    secrets: Sequence[str] = ()
+    secrets: Sequence[str] = field(default=(), repr=False)
     extra_environment: Sequence[str] = ()
     socket: Path | None = None
 
@@ -85,6 +87,8 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
         reason = State.CANCELED if cancel.wait(timeout=job.timeout) else State.TIMED_OUT
         if not ended.is_set():
             verdict.append(reason)
+        # Again and again: the process may only just be starting, and not carry the token yet.
+        while not ended.wait(END_SECONDS):
             processes.end_attempt(job.token)
 
     def watch_end() -> None:
@@ -173,6 +177,17 @@ def _guarded(job: Job, on_event: Callable[[RunEvent], None]) -> Callable[[dict[s
         return False  # no file per event
 
     return handle
+
+
+def secret_texts(value: Any) -> list[str]:
+    """Return every text by which a secret value may turn up, JSON's way of writing it included."""
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in secret_texts(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in secret_texts(item)]
+    text = str(value)
+    # Masking a letter or two would make every other text unreadable, and hide nothing.
+    return list(dict.fromkeys([text, json.dumps(text)[1:-1]])) if len(text) >= SHORTEST_SECRET else []
 
 
 def masked(value: Any, secrets: Sequence[str]) -> Any:

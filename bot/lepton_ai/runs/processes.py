@@ -17,8 +17,8 @@ PROC = Path("/proc")
 
 
 def boot_id() -> str:
-    """Return what tells this boot of this machine from every other."""
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    """Return what tells this boot of this machine, and this container's numbering of processes, from every other."""
+    return f"{(PROC / 'sys/kernel/random/boot_id').read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def start_time(pid: int) -> int | None:

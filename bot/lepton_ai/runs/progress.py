@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,16 +49,18 @@ def read_event(event: Mapping[str, Any]) -> RunEvent | None:
 
 
 def bounded(value: Any, depth: int = 6) -> Any:
-    """Return the value with long texts and lists cut, and deep nesting named instead of kept."""
+    """Return the value as every database takes it: long texts and lists cut, deep nesting named, no NUL, no NaN."""
     if isinstance(value, str):
         return _cut(value)
     if depth == 0:
         return "…"
     if isinstance(value, Mapping):
-        return {str(key)[:200]: bounded(item, depth - 1) for key, item in list(value.items())[:MOST]}
+        return {_cut(key)[:200]: bounded(item, depth - 1) for key, item in list(value.items())[:MOST]}
     if isinstance(value, list | tuple):
         return [bounded(item, depth - 1) for item in value[:MOST]]
-    return value
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return _cut(value)
 
 
 @dataclass
@@ -137,5 +140,5 @@ def _append[Item](items: list[Item], item: Item) -> None:
 
 
 def _cut(text: Any) -> str:
-    shown = str(text)
+    shown = str(text).encode("utf-8", "replace").decode().replace("\0", "")
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"

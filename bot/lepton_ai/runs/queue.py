@@ -61,20 +61,26 @@ class Queue:
         else:
             config["system_database_engine"] = _sqlite_engine(state_dir / "dbos.sqlite")
         _execute = runs.execute
-        # Before DBOS goes on with pending runs: what they left running is ended, so that none runs twice at once.
-        pending = runs.recover()
+        self._runs = runs
         DBOS(config=config)
         DBOS.launch()
-        for run in pending:
-            self.start(run.id)
+        self.take_up_orphans()
 
     def start(self, run_id: str) -> None:
         """Begin a run, or do nothing when it has begun."""
         with SetWorkflowID(run_id):
             DBOS.start_workflow(_workflow, run_id)
 
-    def close(self) -> None:
-        """Stop taking up runs; what runs is recovered at the next start."""
+    def take_up_orphans(self) -> None:
+        """Begin every run that nobody is at: written just before a crash, or left by a process that is gone."""
+        for run in self._runs.orphans():
+            # Under a name of its own: for DBOS the first one may have ended. That only one runs is the claim's work.
+            with SetWorkflowID(f"{run.id}-{uuid.uuid4().hex[:8]}"):
+                DBOS.start_workflow(_workflow, run.id)
+
+    def close(self, drain_seconds: float) -> None:
+        """Let runs end for so long, then end them; they are taken up at the next start. The lock is given up last."""
+        self._runs.stop(drain_seconds)
         DBOS.destroy()
         self._lock.close()
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.paths import collections_path
 from lepton_ai.runs import leases, processes
-from lepton_ai.runs.executor import MASK, Job, command_line, execute
+from lepton_ai.runs.executor import MASK, Job, command_line, execute, secret_texts
 from lepton_ai.runs.model import FieldChange, Request, Result, Run, RunEvent, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.store import Store
@@ -43,6 +45,8 @@ class Runs:
         self._progress: dict[str, Progress] = {}
         self._released = threading.Condition()
         self._slots = threading.BoundedSemaphore(settings.max_runs)
+        self._stopping = threading.Event()
+        self._busy = 0
 
     # -- asking --------------------------------------------------------------------------------------------------
 
@@ -51,13 +55,18 @@ class Runs:
         operation = self.catalog.operations[request.operation]
         hidden = secret_names(operation.spec)
         shown = {name: MASK if name in hidden and value is not None else value for name, value in request.arguments.items()}
-        run, new = self.store.add_run(request, risk=operation.spec.risk, shown_arguments=shown)
         secret = {name: request.arguments[name] for name in hidden if request.arguments.get(name) is not None}
-        if new and secret:
-            path = self._secret_path(run.id)
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-                json.dump(secret, file)
+        run_id = secrets.token_hex(4)
+        # Secrets first: a run that is written can always be run.
+        if secret:
+            self._write_secrets(run_id, secret)
+        try:
+            run, new = self.store.add_run(run_id, request, risk=operation.spec.risk, shown_arguments=shown)
+        except BaseException:
+            self.forget_secrets(run_id)
+            raise
+        if not new:
+            self.forget_secrets(run_id)
         return run, new
 
     def cancel(self, run_id: str, principal: str) -> bool:
@@ -67,53 +76,83 @@ class Runs:
             return False
         self.store.record(run_id, principal, "cancel", {})
         with self._released:
-            cancel = self._cancels.setdefault(run_id, threading.Event())
-            cancel.set()
+            self._cancels.setdefault(run_id, threading.Event()).set()
             self._released.notify_all()
         return True
 
     def progress(self, run_id: str) -> Progress:
         return self._progress.get(run_id, Progress())
 
+    def arguments(self, run: Run) -> dict[str, Any]:
+        """Return a run's arguments with its secrets; raise LeptonError when those are no longer here."""
+        arguments = {**run.arguments, **self._secrets(run.id)}
+        if any(value == MASK for value in arguments.values()):
+            raise LeptonError("the secret arguments of this run are not on this machine any more: ask again")
+        return arguments
+
     # -- doing ---------------------------------------------------------------------------------------------------
 
     def execute(self, run_id: str) -> Run:
-        """Bring a run to its end, whatever happened to it before, and return it. Blocks; safe to call again."""
-        run = self.store.run(run_id)
-        if run.state.final:
-            return run
+        """Bring a run to its end, whatever happened to it before, and return it. Blocks; safe to call again.
+
+        A run that another living process or thread is already at is left to that one and returned as it is. So is a
+        run that `stop()` cut short; the next start takes it up.
+        """
+        claim = leases.process_holder(f"{run_id}/{uuid.uuid4().hex[:8]}")
+        while blocking := leases.try_acquire(self.store, claim, [f"run/{run_id}"]):
+            dead = set(leases.dead_owners(self.store))
+            if not dead.intersection(blocking):
+                leases.release(self.store, claim.owner)
+                return self.store.run(run_id)
+            self.clear_dead_leases()
         with self._released:
             cancel = self._cancels.setdefault(run_id, threading.Event())
-        progress = self._progress.setdefault(run_id, Progress())
+            progress = self._progress[run_id] = Progress()
+            self._busy += 1
         try:
-            state, error = self._attempt(run, cancel, progress)
+            run = self.store.run(run_id)
+            if not run.state.final:
+                self._bring_to_end(run, claim, cancel, progress)
+        finally:
+            self._let_go(run_id, claim.owner)
+        return self.store.run(run_id)
+
+    def _bring_to_end(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> None:
+        try:
+            state, error = self._attempt(run, claim, cancel, progress)
         except LeptonError as problem:
             state, error = State.FAILED, str(problem)
         except Exception as problem:
-            log.exception("a run failed in an unforeseen way", run=run_id)
+            log.exception("a run failed in an unforeseen way", run=run.id)
             state, error = State.FAILED, f"Lepton itself failed: {type(problem).__name__}: {problem}"
-        self.store.finish(run_id, state, progress.result, error)
-        self._let_go(run_id)
-        self._tell(run_id)
-        with self._released:
-            self._cancels.pop(run_id, None)
-            self._progress.pop(run_id, None)
-        return self.store.run(run_id)
+        if self._stopping.is_set() and state is State.CANCELED:
+            return
+        self.store.finish(run.id, state, progress.result, error)
+        if not (run.origin.get("confirm") and state is State.SUCCEEDED):
+            self.forget_secrets(run.id)
+        self._tell(run.id)
 
-    def _attempt(self, run: Run, cancel: threading.Event, progress: Progress) -> tuple[State, str]:
+    def _attempt(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> tuple[State, str]:
         operation = self.catalog.operations.get(run.operation)
         if operation is None:
             return State.FAILED, f"the operation {run.operation} no longer exists"
-        had_attempt = self._end_open_attempts(run.id)
-        if had_attempt and operation.spec.rerun != "safe" and not run.check:
+        arguments = self.arguments(run)
+        if run.check and operation.spec.risk != "read" and operation.spec.plan != "check":
+            what = ", ".join(operation.targets(arguments)) or operation.name
+            progress.result.warnings.append(f"what it would change cannot be shown beforehand; it is about {what}")
+            return State.SUCCEEDED, ""
+        if self._end_open_attempts(run.id) and operation.spec.rerun != "safe" and not run.check:
             return State.INTERRUPTED, "Lepton was stopped in the middle of this run, and its operation is not marked safe to run again: look at what was done"
-        arguments = {**run.arguments, **self._secrets(run.id)}
-        locks = () if run.check else operation.locks(arguments)
-        holder = leases.process_holder(run.id)
-        with self._slots:
-            if not leases.acquire(self.store, holder, locks, wait=lambda owners: self._wait_for(run.id, owners, cancel)):
+        locks = [] if run.check else [*operation.locks(arguments), f"run/{run.id}"]
+        if not leases.acquire(self.store, claim, locks, wait=lambda owners: self._wait(run.id, f"waiting for run {_shown(owners)}", cancel)):
+            return State.CANCELED, "canceled before it began"
+        while not self._slots.acquire(blocking=False):
+            if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel):
                 return State.CANCELED, "canceled before it began"
+        try:
             return self._run(run, operation, arguments, cancel, progress)
+        finally:
+            self._slots.release()
 
     def _run(self, run: Run, operation: Operation, arguments: Mapping[str, Any], cancel: threading.Event, progress: Progress) -> tuple[State, str]:
         token = uuid.uuid4().hex
@@ -133,11 +172,11 @@ class Runs:
             arguments=arguments,
             check=run.check,
             timeout=operation.spec.timeout,
-            private_dir=self.settings.state_dir / "private" / token,
+            private_dir=self._private_dir(token),
             output=self.output_path(run.id),
             collections=collections_path(),
             ansible_config=config if config.is_file() else None,
-            secrets=[str(value) for value in self._secrets(run.id).values()],
+            secrets=secret_texts(self._secrets(run.id)),
             extra_environment=self.settings.environment,
             socket=self.settings.socket,
         )
@@ -156,32 +195,33 @@ class Runs:
         """Return where Ansible's own output of a run is kept."""
         return self.settings.state_dir / "output" / f"{run_id}.txt"
 
+    def stop(self, seconds: float) -> None:
+        """Let runs end for so long, then end what still runs; the next start takes it up. Blocks until none is left."""
+        deadline = time.monotonic() + seconds
+        with self._released:
+            self._released.wait_for(lambda: not self._busy, timeout=seconds)
+            self._stopping.set()
+            for cancel in self._cancels.values():
+                cancel.set()
+            self._released.notify_all()
+            self._released.wait_for(lambda: not self._busy, timeout=max(5.0, deadline - time.monotonic()))
+
     # -- after a crash -------------------------------------------------------------------------------------------
 
-    def recover(self) -> list[Run]:
-        """End what dead processes of this machine left running, and return the runs that have to go on.
-
-        Call it once at start, before anything is executed. Leases of dead owners are given back; the private folders
-        that they left are removed.
-        """
-        unfinished = self.store.unfinished()
-        for run in unfinished:
-            for token, boot in self.store.open_attempts(run.id):
-                if boot == processes.boot_id():
-                    processes.end_attempt(token)
+    def orphans(self) -> list[Run]:
+        """Return the runs that nobody is at, after ending what dead processes of theirs left running on this machine."""
         self.clear_dead_leases()
-        shutil.rmtree(self.settings.state_dir / "private", ignore_errors=True)
-        return unfinished
+        claimed = {holder.owner.partition("/")[0] for holder in leases.holders(self.store)}
+        found = [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress]
+        for run in found:
+            self._end_open_attempts(run.id)
+        return found
 
     def clear_dead_leases(self) -> None:
-        """Give back the leases of owners that are gone, after ending what they had started and saying so."""
+        """Give back the leases of owners that are gone, after ending what they had started."""
         for owner in leases.dead_owners(self.store):
-            try:
-                self.store.run(owner)
-            except LeptonError:
-                pass  # a plain ansible-playbook, not a run of ours
-            else:
-                self._end_open_attempts(owner)
+            run_id = owner.partition("/")[0]
+            self._end_open_attempts(run_id)
             leases.release(self.store, owner)
 
     def _end_open_attempts(self, run_id: str) -> bool:
@@ -189,16 +229,17 @@ class Runs:
         for token, boot in self.store.open_attempts(run_id):
             if boot == processes.boot_id():
                 processes.end_attempt(token)
+                shutil.rmtree(self._private_dir(token), ignore_errors=True)
             self.store.end_attempt(token, State.INTERRUPTED.value)
         return self.store.was_attempted(run_id)
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
-    def _wait_for(self, run_id: str, owners: list[str], cancel: threading.Event) -> bool:
-        progress = self._progress.setdefault(run_id, Progress())
-        waiting = f"waiting for {', '.join(owners)}"
-        if progress.task != waiting:
-            progress.task = waiting
+    def _wait(self, run_id: str, why: str, cancel: threading.Event) -> bool:
+        """Wait for something to be given back, and return whether to go on."""
+        progress = self.progress(run_id)
+        if progress.task != why:
+            progress.task = why
             self._tell(run_id)
         with self._released:
             if not cancel.is_set():
@@ -206,17 +247,21 @@ class Runs:
         self.clear_dead_leases()
         return not cancel.is_set()
 
-    def _let_go(self, run_id: str) -> None:
-        leases.release(self.store, run_id)
-        self._secret_path(run_id).unlink(missing_ok=True)
-        with self._released:
-            self._released.notify_all()
+    def _let_go(self, run_id: str, owner: str) -> None:
+        try:
+            leases.release(self.store, owner)
+        finally:
+            with self._released:
+                self._cancels.pop(run_id, None)
+                self._progress.pop(run_id, None)
+                self._busy -= 1
+                self._released.notify_all()
 
     def _tell(self, run_id: str) -> None:
         if not self.listeners:
             return
         run, progress = self.store.run(run_id), self.progress(run_id)
-        for listener in self.listeners:
+        for listener in tuple(self.listeners):
             try:
                 listener(run, progress)
             except Exception:
@@ -231,8 +276,23 @@ class Runs:
         finally:
             self.listeners.remove(listener)
 
+    def _private_dir(self, token: str) -> Path:
+        return self.settings.state_dir / "private" / token
+
     def _secret_path(self, run_id: str) -> Path:
         return self.settings.state_dir / "secrets" / f"{run_id}.json"
+
+    def _write_secrets(self, run_id: str, secret: Mapping[str, Any]) -> None:
+        path = self._secret_path(run_id)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(secret, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def forget_secrets(self, run_id: str) -> None:
+        """Remove a run's secrets for good."""
+        self._secret_path(run_id).unlink(missing_ok=True)
 
     def _secrets(self, run_id: str) -> dict[str, Any]:
         try:
@@ -240,6 +300,10 @@ class Runs:
         except FileNotFoundError:
             return {}
         return loaded
+
+
+def _shown(owners: list[str]) -> str:
+    return ", ".join(owner.partition("/")[0] for owner in owners)
 
 
 def result_of(run: Run) -> Result:

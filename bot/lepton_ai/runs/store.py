@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ import sqlalchemy as sa
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.runs.model import Request, Result, Run, State
+from lepton_ai.runs.progress import bounded
 
 metadata = sa.MetaData()
 RUNS = sa.Table(
@@ -57,7 +56,7 @@ LEASES = sa.Table(
     sa.Column("owner", sa.String, nullable=False, index=True),
     sa.Column("boot_id", sa.String, nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("pid_started", sa.Integer, nullable=False),
+    sa.Column("pid_started", sa.BigInteger, nullable=False),
     sa.Column("expires", sa.Float, nullable=False),
 )
 WAITING = sa.Table(
@@ -85,11 +84,15 @@ class Store:
     """The database. Every method is one transaction; `transaction()` makes one of several statements."""
 
     def __init__(self, state_dir: Path, url: str | None = None) -> None:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.engine = sa.create_engine(url or f"sqlite:///{state_dir / 'lepton.sqlite'}", connect_args={} if url else {"timeout": 30})
+        # Others may pass through to the service's socket, which knows who they are; the files are this account's alone.
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o711)
+        path = state_dir / "lepton.sqlite"
+        if not url:
+            path.touch(mode=0o600)
+        self.engine = sa.create_engine(url or f"sqlite:///{path}", connect_args={} if url else {"timeout": 30}, pool_pre_ping=True)
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
-            sa.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            sa.event.listen(self.engine, "begin", _begin_sqlite)
         try:
             with self.transaction() as connection:
                 metadata.create_all(connection)
@@ -99,7 +102,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """Yield a connection inside a transaction that sees and blocks every other writer of this store."""
-        with self.engine.begin() as connection:
+        with self.engine.execution_options(writes=True).begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SERIALIZER_LOCK)))
             yield connection
@@ -109,13 +112,12 @@ class Store:
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
-    def add_run(self, request: Request, *, risk: str, shown_arguments: Mapping[str, Any]) -> tuple[Run, bool]:
+    def add_run(self, run_id: str, request: Request, *, risk: str, shown_arguments: Mapping[str, Any]) -> tuple[Run, bool]:
         """Write a request as a queued run and return (run, True), or (the run of the same key, False)."""
         with self.transaction() as connection:
             existing = connection.execute(sa.select(RUNS).where(RUNS.c.key == request.key)).one_or_none()
             if existing is not None:
                 return _run(existing), False
-            run_id = secrets.token_hex(4)
             connection.execute(
                 RUNS.insert().values(
                     id=run_id,
@@ -176,7 +178,7 @@ class Store:
 
     def finish(self, run_id: str, state: State, result: Result, error: str = "") -> bool:
         """Write a run's end, once; False when it had ended already."""
-        data = json.loads(json.dumps(asdict(result), default=str))
+        data, error = bounded(asdict(result), depth=12), bounded(error)
         with self.transaction() as connection:
             changed = connection.execute(
                 RUNS.update()
@@ -241,6 +243,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # acknowledged means not lost, a power cut included
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # Writers wait at the beginning, where nothing is lost by waiting; readers never wait.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
 
 def _record(connection: sa.Connection, run_id: str, principal: str, what: str, data: Mapping[str, Any]) -> None:

@@ -76,7 +76,7 @@ class _Door:
         prefix = body["command"]
         try:
             words = split_words(html.unescape(body.get("text", "")))
-            told = self._told(words, caller, prefix)
+            told = await asyncio.to_thread(self._told, words, caller, prefix)
             if told is not None:
                 await ack(response_type="ephemeral", text=told[:ACK_TEXT_LIMIT])
                 return
@@ -99,9 +99,8 @@ class _Door:
                 return f"You have no role here yet. Ask whoever keeps the settings to grant one to `{caller.principal}`."
             return help_text(allowed, words[1:], prefix)
         if words[0] == "runs":
-            if not allowed.operations:
-                raise RefusedError(caller, "see runs", self._intake.verdict(caller, next(iter(self._intake.runs.catalog)), ()))
-            return runs_text(self._intake.runs.store.runs(10))
+            seen = [run for run in self._intake.runs.store.runs(100) if self._intake.may_see(caller, run).allowed]
+            return runs_text(seen[:10])
         return None
 
     def _allowed(self, caller: Caller) -> Catalog:
@@ -130,8 +129,7 @@ class _Door:
 
     def _cancel(self, caller: Caller, run_id: str) -> Run | None:
         run = self._intake.runs.store.run(run_id)
-        operation = self._intake.runs.catalog.operations[run.operation]
-        verdict = self._intake.verdict(caller, operation, operation.targets(run.arguments))
+        verdict = self._intake.may_see(caller, run)
         if not verdict.allowed:
             raise RefusedError(caller, f"cancel {run.operation}", verdict)
         self._intake.runs.cancel(run_id, caller.principal)
@@ -146,7 +144,12 @@ class _Door:
         plan = self._own_plan(caller, run_id)
         operation = self._intake.runs.catalog.operations[plan.operation]
         run, _new = self._intake.submit_values(
-            caller, operation, plan.arguments, key=f"confirm:{plan.id}", why=f"confirmed plan {plan.id}", origin={**plan.origin, "confirm": False}
+            caller,
+            operation,
+            self._intake.runs.arguments(plan),
+            key=f"confirm:{plan.id}",
+            why=f"confirmed plan {plan.id}",
+            origin={**plan.origin, "confirm": False},
         )
         self._answered(plan)
         return run
@@ -165,6 +168,7 @@ class _Door:
         return plan
 
     def _answered(self, plan: Run) -> None:
+        self._intake.runs.forget_secrets(plan.id)
         self._intake.runs.store.set_message(plan.id, {**plan.message, "answered": True})
 
     async def _answering(self, body: Mapping[str, Any], act: Callable[[Caller, str], Run | None], run_id: str) -> None:

@@ -9,9 +9,11 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -27,6 +29,8 @@ from lepton_ai.runs import leases, processes
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.progress import Progress
 
+log = structlog.get_logger()
+LOOK_SECONDS = 2.0  # a run of another process tells us nothing, so it is looked at
 PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -82,6 +86,9 @@ def _answered(handler: Handler) -> Handler:
             return JSONResponse({"error": error.message, "hint": error.hint}, 400)
         except (ValueError, KeyError, TypeError) as error:
             return JSONResponse({"error": f"the request is not of the expected form: {error}"}, 400)
+        except Exception as error:
+            log.exception("a request failed", path=request.url.path)
+            return JSONResponse({"error": f"the service failed: {type(error).__name__}"}, 500)
 
     return endpoint
 
@@ -103,11 +110,9 @@ class _Api:
     def _readable(self, request: Request, run: Run) -> Run:
         """Return the run if the caller asked for it or may do what it does."""
         caller = self._caller(request)
-        operation = self._runs.catalog.operations.get(run.operation)
-        if run.principal != caller.principal and operation is not None:
-            verdict = self._intake.verdict(caller, operation, operation.targets(run.arguments))
-            if not verdict.allowed:
-                raise RefusedError(caller, f"see run {run.id}", verdict)
+        verdict = self._intake.may_see(caller, run)
+        if not verdict.allowed:
+            raise RefusedError(caller, f"see run {run.id}", verdict)
         return run
 
     async def submit(self, request: Request) -> Response:
@@ -131,7 +136,7 @@ class _Api:
         for run in found:
             try:
                 shown.append(run_json(self._readable(request, run)))
-            except RefusedError:
+            except LeptonError:
                 continue
         return JSONResponse(shown)
 
@@ -163,7 +168,8 @@ class _Api:
                 yield json.dumps(run_json(now, self._runs.progress(run.id)), default=str) + "\n"
                 if now.state.final:
                     return
-                await changed.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
                 changed.clear()
 
     async def take_leases(self, request: Request) -> Response:
@@ -186,16 +192,16 @@ class _Api:
         if blocking:
             await asyncio.to_thread(leases.release, self._runs.store, holder.owner)
             raise LeptonError(f"{', '.join(locks)} is locked by {', '.join(blocking)}: try again when that has ended")
-        self._runs.store.record("", caller.principal, "leases", {"operation": operation.name, "locks": list(locks), "pid": pid})
-        self._release_at_end(holder)
+        await asyncio.to_thread(self._runs.store.record, "", caller.principal, "leases", {"operation": operation.name, "locks": list(locks), "pid": pid})
+        await self._release_at_end(holder)
         return JSONResponse({"locks": list(locks)})
 
-    def _release_at_end(self, holder: leases.Holder) -> None:
+    async def _release_at_end(self, holder: leases.Holder) -> None:
         loop = asyncio.get_running_loop()
         try:
             descriptor = os.pidfd_open(holder.pid)
         except ProcessLookupError:
-            leases.release(self._runs.store, holder.owner)
+            await asyncio.to_thread(leases.release, self._runs.store, holder.owner)
             return
 
         def ended() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket as stdlib_socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,20 +58,22 @@ class ServiceClient:
             response = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise LeptonError(f"the service does not answer: {error}") from error
-        answer = response.json()
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = {"error": f"the service answered {response.status_code} and nothing that can be read"}
         if response.is_error:
             raise LeptonError(answer.get("error", "the service refused"), hint=answer.get("hint", ""))
         return answer
 
 
 def service(socket: Path) -> ServiceClient | None:
-    """Return a client when a service answers at this socket, else None."""
-    if not socket.exists():
-        return None
-    client = ServiceClient(socket)
-    try:
-        client.runs(1)
-    except LeptonError:
-        client.close()
-        return None
-    return client
+    """Return a client when a service listens at this socket, None when none does; raise LeptonError when it is out of reach."""
+    with stdlib_socket.socket(stdlib_socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(socket))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError as error:
+            raise LeptonError(f"the service's socket {socket} cannot be reached: {error.strerror}") from error
+    return ServiceClient(socket)

@@ -33,12 +33,16 @@ def take_leases(address: str, operation: str, arguments: dict[str, Any], *, pid:
     """
     connection = _UnixConnection(address, timeout)
     try:
+        connection.connect()
+    except OSError:
+        return False
+    try:
         body = json.dumps({"operation": operation, "arguments": arguments, "pid": pid})
         connection.request("POST", "/v1/leases", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = json.loads(response.read() or b"{}")
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise LeaseRefused("the Lepton service at %s is there but did not give the locks: %s" % (address, error)) from error
     finally:
         connection.close()
     if response.status != 200:

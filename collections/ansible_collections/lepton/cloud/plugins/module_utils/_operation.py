@@ -110,6 +110,8 @@ def _check_options(options: Any) -> None:
             raise SpecError("options.%s is not a mapping" % name)
         if option.get("type", "str") not in TYPES:
             raise SpecError("options.%s.type: expected one of %s, not %r" % (name, ", ".join(TYPES), option.get("type")))
+        if any(isinstance(inner, Mapping) and inner.get("no_log") for inner in (option.get("options") or {}).values()):
+            raise SpecError("options.%s.options: no_log inside an option is not seen by the audit trail; mark the whole option no_log" % name)
 
 
 def _check_own(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
