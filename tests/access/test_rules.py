@@ -37,12 +37,17 @@ GRACE = Caller("slack:T1/UGRACE", ("slack-group:T1/SBUILD",), "CMODELS")
     ],
 )
 def test_verdicts(caller: Caller, operation: str, targets: tuple[str, ...], allowed: bool, rule: str) -> None:
-    verdict = decide(RULES, caller, operation, targets, by_wildcard=True)
+    verdict = decide(RULES, caller, operation, targets, by_wildcard=True, reads=operation == "node.list")
     assert verdict.allowed is allowed
     assert rule in verdict.rule
 
 
 def test_a_playbook_of_unknown_risk_is_not_reached_by_a_wildcard() -> None:
     ada, eve = Caller("slack:T1/UADA"), Caller("slack:T1/UEVE")
-    assert not decide(RULES, ada, "custom.wipe", (), by_wildcard=False).allowed
-    assert decide(RULES, eve, "custom.wipe", (), by_wildcard=False).allowed
+    assert not decide(RULES, ada, "custom.wipe", (), by_wildcard=False, reads=False).allowed
+    assert decide(RULES, eve, "custom.wipe", (), by_wildcard=False, reads=False).allowed
+
+
+def test_a_change_that_names_no_target_is_not_for_a_role_with_limits() -> None:
+    assert not decide(RULES, GRACE, "node.resize", (), by_wildcard=True, reads=False).allowed
+    assert decide(RULES, GRACE, "node.resize", None, by_wildcard=True, reads=False).allowed

@@ -11,7 +11,7 @@ SIZE = Size(vcpus=2, memory=512 * MIB, max_vcpus=4, max_memory=1024 * MIB)
 BOOT = Boot(image="debian", disk=None, network="user", forward_ports=())
 STOPPED = Node(name="web-1", config=SIZE, boot=BOOT)
 RUNNING = replace(STOPPED, live=SIZE, memory_used=200 * MIB)
-ROOM = Capacity(vcpus=16, memory=8192 * MIB, vcpus_used=2, memory_used=512 * MIB)
+ROOM = Capacity(vcpus=16, memory=8192 * MIB, vcpus_used=3, memory_used=512 * MIB)
 
 
 def actions(wish: Wish, node: Node | None, room: Capacity = ROOM) -> list[str]:
@@ -21,7 +21,7 @@ def actions(wish: Wish, node: Node | None, room: Capacity = ROOM) -> list[str]:
 def test_a_new_node_is_defined_before_its_disk_so_that_a_crash_leaves_the_mark() -> None:
     wish = Wish("web-1", "running", image="debian", vcpus=2, memory=512 * MIB)
     plan = make_plan(wish, None, ROOM)
-    assert [step.action for step in plan.steps] == ["define", "create_disk", "start"]
+    assert [step.action for step in plan.steps] == ["define", "create_disk", "finish", "start"]
     assert plan.steps[0].size == SIZE
     assert plan.diff()["after"]["vcpus"] == 2
 
@@ -37,8 +37,11 @@ def test_a_new_node_is_defined_before_its_disk_so_that_a_crash_leaves_the_mark()
         (Wish("web-1", "restarted"), RUNNING, ["shutdown", "start"]),
         (Wish("web-1", "restarted"), STOPPED, ["start"]),
         (Wish("web-1", "absent"), None, []),
-        (Wish("web-1", "absent"), STOPPED, ["delete_disk", "undefine"]),
-        (Wish("web-1", "absent"), RUNNING, ["destroy", "delete_disk", "undefine"]),
+        (Wish("web-1", "running"), replace(RUNNING, paused=True), ["resume"]),
+        (Wish("web-1", "running"), replace(STOPPED, unfinished="creating"), ["create_disk", "finish", "start"]),
+        (Wish("web-1", "restarted", memory=64 * MIB), RUNNING, ["resize_config", "shutdown", "start"]),
+        (Wish("web-1", "absent"), STOPPED, ["mark_releasing", "delete_disk", "undefine"]),
+        (Wish("web-1", "absent"), RUNNING, ["mark_releasing", "destroy", "delete_disk", "undefine"]),
         (Wish("web-1", vcpus=3), RUNNING, ["resize_live", "resize_config"]),
         (Wish("web-1", vcpus=3), STOPPED, ["resize_config"]),
         (Wish("web-1", vcpus=2), RUNNING, []),
@@ -86,8 +89,13 @@ def test_taking_back_a_pending_change_is_a_change_of_the_next_start_only() -> No
     ("wish", "node", "message"),
     [
         (Wish("web-1", memory=64 * MIB), RUNNING, "uses 200MiB now"),
-        (Wish("web-1", vcpus=17), RUNNING, "does not fit on this host"),
-        (Wish("web-1", memory=9000 * MIB), STOPPED, "memory is not overcommitted"),
+        (Wish("web-1", vcpus=16), RUNNING, "does not fit on this host"),
+        (Wish("web-1", memory=8192 * MIB), replace(STOPPED, config=replace(SIZE, memory=64 * MIB)), "memory is not overcommitted"),
+        (Wish("web-1", max_vcpus=17), STOPPED, "above the 16 vCPUs"),
+        (Wish("web-1", memory=9000 * MIB), STOPPED, "above the 8GiB"),
+        (Wish("web-1", "running"), replace(STOPPED, disk_path="/gone", disk_missing=True), "disk of web-1 is not where it was"),
+        (Wish("web-1", "running"), replace(STOPPED, unfinished="releasing"), "release it again"),
+        (Wish("web-1", vcpus=1), replace(STOPPED, saved=True), "suspended to disk"),
         (Wish("web-1", vcpus=0), STOPPED, "at least 1"),
         (Wish("web-1", memory=MIB), STOPPED, "at least 16MiB"),
         (Wish("web-1", image="other"), RUNNING, "cannot be changed"),
@@ -118,3 +126,13 @@ def test_memory_is_not_taken_from_a_guest_that_does_not_say_what_it_uses() -> No
 def test_names_are_dns_labels(name: str) -> None:
     with pytest.raises(NodeError, match="not a node name"):
         check_name(name)
+
+
+def test_the_plan_of_a_restart_shows_what_was_waiting_for_it() -> None:
+    plan = make_plan(Wish("web-1", "restarted"), replace(RUNNING, config=replace(SIZE, vcpus=1)), ROOM)
+    assert plan.changes == (Change("vcpus", 2, 1), Change("state", "running", "restarted"))
+
+
+def test_headroom_stays_within_the_host() -> None:
+    plan = make_plan(Wish("web-1", image="x", vcpus=10, memory=6144 * MIB), None, replace(ROOM, vcpus_used=0, memory_used=0))
+    assert plan.steps[0].size == Size(10, 6144 * MIB, 16, 8192 * MIB)

@@ -9,26 +9,30 @@ def room(vcpus: int, gigabytes: int, *nodes: str) -> dict[str, object]:
     return {"capacity": {"vcpus_free": vcpus, "memory_free": gigabytes * GIB}, "nodes": [{"name": name} for name in nodes]}
 
 
+def has(*nodes: str) -> dict[str, object]:
+    return {"nodes": [{"name": name} for name in nodes]}
+
+
 def test_the_one_host_that_has_it_is_found() -> None:
-    assert locate("web-1", {"a": [], "b": [{"name": "web-1"}], "c": None}) == "b"
+    assert locate("web-1", {"a": has(), "b": has("web-1"), "c": {"msg": "no route"}}) == "b"
 
 
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"a": [], "b": []}, "no host has a node web-1 .asked a, b"),
-        ({"a": [], "b": None}, "b did not answer and may have it"),
-        ({"a": [{"name": "web-1"}], "b": [{"name": "web-1"}]}, "several hosts have a node web-1: a, b"),
+        ({"a": has(), "b": has()}, "no host has a node web-1 .asked a, b"),
+        ({"a": has(), "b": {"msg": "no route"}}, "b did not answer and may have it: no route"),
+        ({"a": has("web-1"), "b": has("web-1")}, "several hosts have a node web-1: a, b"),
         ({}, "asked none"),
     ],
 )
-def test_none_and_several_are_errors(answers: dict[str, list[dict[str, object]] | None], message: str) -> None:
+def test_none_and_several_are_errors(answers: dict[str, dict[str, object]], message: str) -> None:
     with pytest.raises(PlacementError, match=message):
         locate("web-1", answers)
 
 
 def test_the_host_with_most_free_memory_is_chosen_and_the_reason_given() -> None:
-    host, why = place("web-1", vcpus=2, memory=GIB, host=None, answers={"a": room(8, 4), "b": room(8, 16), "c": room(1, 64), "d": {}})
+    host, why = place("web-1", vcpus=2, memory=GIB, host=None, answers={"a": room(8, 4), "b": room(8, 16), "c": room(1, 64)})
     assert host == "b"
     assert "16GiB of 2 hosts" in why
 
@@ -43,7 +47,9 @@ def test_a_node_that_exists_stays_where_it_is() -> None:
         (None, {"a": room(1, 64), "b": room(64, 0)}, "no host has room for 2 vCPUs and 1GiB: a has 1 vCPUs"),
         ("x", {"a": room(8, 8)}, "there is no host x: expected one of a"),
         ("a", {"a": room(8, 8), "b": room(8, 8, "web-1")}, "exists already on b"),
-        (None, {"a": {}}, "no host answered"),
+        (None, {"a": {}}, "a node web-1 may exist already; a did not answer"),
+        (None, {"a": room(8, 8), "b": {"msg": "down"}}, "b did not answer and may have it: down"),
+        ("b", {"a": room(8, 8), "b": {}}, "no host answered"),
     ],
 )
 def test_no_room_and_wrong_hosts_are_said(host: str | None, answers: dict[str, dict[str, object]], message: str) -> None:

@@ -83,7 +83,7 @@ def web(host: Host) -> Iterator[tuple[str, int]]:
     assert host.everything() == before
     made = host.node("web-1", **wish)
     assert made["changed"], made
-    assert made["steps"] == planned["steps"] == ["define", "create_disk", "start"]
+    assert made["steps"] == planned["steps"] == ["define", "create_disk", "finish", "start"]
     assert made["node"]["virtualization"] == ("hardware" if "kvm" in host.virsh("dumpxml", "web-1").splitlines()[0] else "emulation")
     assert not host.node("web-1", **wish)["changed"]
     eventually(lambda: guest(port, lambda seen: True), 60)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import eventually, write_playbook
 
 from lepton_ai.paths import collections_path
 from lepton_ai.runs import processes
 from lepton_ai.runs.executor import MASK, Job, command_line, execute
 from lepton_ai.runs.model import EventKind, RunEvent, State
 from lepton_ai.settings import Settings
-from tests.conftest import eventually, write_playbook
 
 pytestmark = pytest.mark.slow
 OPTIONS = "{word: {type: str}}"
@@ -56,7 +56,9 @@ def test_events_arrive_and_nothing_is_left(site: Settings, job: Job) -> None:
 
 def test_what_somebody_typed_is_never_a_template(site: Settings, job: Job, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    write_playbook(site.playbooks, "x", "y", f"- name: Do\n  ansible.builtin.copy:\n    content: '{{{{ word }}}}'\n    dest: {seen}\n    mode: '0600'", options=OPTIONS)
+    write_playbook(
+        site.playbooks, "x", "y", f"- name: Do\n  ansible.builtin.copy:\n    content: '{{{{ word }}}}'\n    dest: {seen}\n    mode: '0600'", options=OPTIONS
+    )
     word = "{{ lookup('pipe', 'id') }} {% for i in range(3) %}x{% endfor %}"
     state, error, _ = run(replace(job, arguments={"word": word}))
     assert (state, error) == (State.SUCCEEDED, "")

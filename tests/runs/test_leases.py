@@ -5,11 +5,11 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from tests.conftest import eventually
 
 from lepton_ai.runs import leases
 from lepton_ai.runs.leases import Holder, dead_owners, process_holder, release, try_acquire
 from lepton_ai.runs.store import Store
-from tests.conftest import eventually
 
 
 def holder(owner: str) -> Holder:

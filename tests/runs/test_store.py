@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import postgres_programs
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.runs.leases import process_holder, release, try_acquire
 from lepton_ai.runs.model import Request, Result, State
 from lepton_ai.runs.store import Store
-from tests.conftest import postgres_programs
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,9 @@ def postgres_url() -> Iterator[str]:
     as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if Path("/proc/self").stat().st_uid == 0 else []
     subprocess.run([*as_postgres, programs / "initdb", "-D", data, "-A", "trust", "-U", "lepton"], check=True, capture_output=True, cwd="/")
     options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
-    subprocess.run([*as_postgres, programs / "pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], check=True, capture_output=True, cwd="/")
+    subprocess.run(
+        [*as_postgres, programs / "pg_ctl", "-D", data, "-w", "-o", options, "-l", folder / "log", "start"], check=True, capture_output=True, cwd="/"
+    )
     yield f"postgresql+psycopg://lepton@/postgres?host={folder}"
     subprocess.run([*as_postgres, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
 

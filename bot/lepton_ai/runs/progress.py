@@ -18,7 +18,7 @@ _HOST_KINDS = {
     "runner_on_unreachable": EventKind.UNREACHABLE,
     "runner_on_skipped": EventKind.SKIPPED,
 }
-_ANSWER_KEYS = ("nodes", "host", "capacity", "console", "node")
+_ANSWER_TYPES: dict[str, type] = {"nodes": list, "host": dict, "capacity": dict, "console": str, "node": dict}
 
 
 def read_event(event: Mapping[str, Any]) -> RunEvent | None:
@@ -98,9 +98,9 @@ class Progress:
             _append(self.result.changes, change)
         for reason in _texts(event.result.get("restart_reasons")):
             _append(self.result.warnings, f"{event.host}: takes effect at the next start: {reason}")
-        answer = {key: event.result[key] for key in _ANSWER_KEYS if key in event.result}
-        # `host` is a mapping from host_info, and a plain name from locate and place.
-        if answer and not isinstance(answer.get("host"), str):
+        # Only what our modules return; another module's key of the same name may hold anything.
+        answer = {key: value for key, value in event.result.items() if isinstance(value, _ANSWER_TYPES.get(key, ()))}
+        if answer:
             self.result.answers.setdefault(event.host, {}).update(answer)
 
 

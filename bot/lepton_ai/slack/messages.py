@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -19,19 +21,35 @@ from lepton_ai.slack.views import run_message
 
 log = structlog.get_logger()
 RETRY_SECONDS = 5.0
+LONGEST_RETRY_SECONDS = 60.0
 TICK_SECONDS = 5.0
-UNREACHABLE_CHANNEL = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action"})
+# Errors that pass; every other answer of Slack would be the same tomorrow.
+PASSING = frozenset({"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"})
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 
 
+class UndeliverableError(Exception):
+    """Slack will not take this message at this place, today or tomorrow."""
+
+
+@dataclass
+class _Pending:
+    """The newest state of one message, and when it may be tried again."""
+
+    run: Run
+    progress: Progress | None
+    not_before: float = 0.0
+    tries: int = 0
+
+
 class LiveMessages:
-    """Posts and updates run messages, one call at a time, so that one pace and one Retry-After hold for the workspace."""
+    """Posts and updates run messages, one call at a time, so that one pace holds for the workspace."""
 
     def __init__(self, runs: Runs, client: AsyncWebClient, seconds: float) -> None:
         self._runs = runs
         self._client = client
         self._seconds = seconds
-        self._dirty: dict[str, tuple[Run, Progress | None]] = {}
+        self._pending: dict[str, _Pending] = {}
         self._running: dict[str, tuple[Run, Progress | None]] = {}
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -42,14 +60,19 @@ class LiveMessages:
             self._loop.call_soon_threadsafe(self.show, run, progress)
 
     def show(self, run: Run, progress: Progress | None = None) -> None:
-        """Have a run's message say this, as soon as the pace allows."""
-        if run.origin.get("door") == "slack":
-            self._dirty[run.id] = (run, progress)
-            if run.state.final:
-                self._running.pop(run.id, None)
-            else:
-                self._running[run.id] = (run, progress)
-            self._wake.set()
+        """Have a run's message say this, as soon as the pace allows. What has ended is never replaced by what had not."""
+        if run.origin.get("door") != "slack":
+            return
+        pending = self._pending.get(run.id)
+        if pending is None:
+            self._pending[run.id] = _Pending(run, progress)
+        elif run.state.final or not pending.run.state.final:
+            pending.run, pending.progress = run, progress
+        if run.state.final:
+            self._running.pop(run.id, None)
+        elif pending is None or not pending.run.state.final:
+            self._running[run.id] = (run, progress)
+        self._wake.set()
 
     async def whisper(self, channel: str, user: str, text: str) -> None:
         """Tell one person something, best effort: it is about a press that changed nothing."""
@@ -60,57 +83,100 @@ class LiveMessages:
 
     async def work(self) -> None:
         """Deliver for ever; what an earlier process did not deliver comes first."""
-        for run in await asyncio.to_thread(self._runs.store.undelivered):
-            self.show(run)
+        await self._load_undelivered()
         while True:
-            try:
-                await asyncio.wait_for(self._wake.wait(), TICK_SECONDS)
-            except TimeoutError:
-                self._dirty.update(self._running)  # so that the elapsed time moves while nothing else does
             run_id = self._next()
             if run_id is None:
                 self._wake.clear()
+                try:
+                    await asyncio.wait_for(self._wake.wait(), self._pause_seconds())
+                except TimeoutError:
+                    for run, progress in list(self._running.values()):  # so that the elapsed time moves while nothing else does
+                        self.show(run, progress)
                 continue
-            run, progress = self._dirty.pop(run_id)
-            pause = self._seconds
+            pending = self._pending.pop(run_id)
+            await asyncio.sleep(await self._try(pending))
+
+    async def _load_undelivered(self) -> None:
+        while True:
             try:
-                await self._deliver(run, progress)
-            except SlackApiError as error:
-                response = error.response
-                pause = float(response.headers.get("Retry-After", RETRY_SECONDS)) if response.status_code == 429 else RETRY_SECONDS
-                log.warning("slack refused a message", run=run_id, error=response.get("error"), again_in=pause)
-                self._dirty.setdefault(run_id, (run, progress))
-            except Exception as error:  # Slack unreachable: everything is kept and tried again
-                pause = RETRY_SECONDS
-                log.warning("slack could not be reached", run=run_id, error=str(error), again_in=pause)
-                self._dirty.setdefault(run_id, (run, progress))
-            await asyncio.sleep(pause)
+                for run in await asyncio.to_thread(self._runs.store.undelivered):
+                    self.show(run)
+            except Exception:
+                log.exception("what was not delivered could not be read; trying again")
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     def _next(self) -> str | None:
-        """Return the run to show next: one that nobody has seen yet, then one that has ended, then the longest waiting."""
-        first = sorted(self._dirty, key=lambda run_id: (bool(self._dirty[run_id][0].message), not self._dirty[run_id][0].state.final))
-        return first[0] if first else None
+        """Return the run to show next of those that are due: one that nobody has seen yet, then one that has ended."""
+        now = time.monotonic()
+        due = [run_id for run_id, pending in self._pending.items() if pending.not_before <= now]
+        return min(due, key=lambda run_id: (bool(self._pending[run_id].run.message), not self._pending[run_id].run.state.final), default=None)
+
+    def _pause_seconds(self) -> float:
+        waiting = [pending.not_before - time.monotonic() for pending in self._pending.values()]
+        return max(0.05, min([TICK_SECONDS, *waiting]))
+
+    async def _try(self, pending: _Pending) -> float:
+        """Try to deliver once and return for how long the workspace must be left alone."""
+        run_id = pending.run.id
+        try:
+            await self._deliver(pending.run, pending.progress)
+        except UndeliverableError as error:
+            await self._give_up(pending.run, str(error))
+        except SlackApiError as error:
+            response = error.response
+            self._again(pending)
+            if response.status_code == 429:
+                seconds = float(response.headers.get("Retry-After", RETRY_SECONDS))
+                log.warning("slack asks for a pause", seconds=seconds)
+                return seconds
+            log.warning("slack refused a message for now", run=run_id, error=response.get("error"))
+        except Exception as error:  # Slack or the database out of reach: everything is kept and tried again
+            log.warning("a message could not be delivered yet", run=run_id, error=str(error))
+            self._again(pending)
+        return self._seconds
+
+    def _again(self, pending: _Pending) -> None:
+        newer = self._pending.get(pending.run.id)
+        kept = newer if newer is not None else pending
+        kept.tries = pending.tries + 1
+        kept.not_before = time.monotonic() + min(RETRY_SECONDS * kept.tries, LONGEST_RETRY_SECONDS)
+        self._pending[pending.run.id] = kept
+
+    async def _give_up(self, run: Run, reason: str) -> None:
+        log.error("a message cannot be delivered", run=run.id, reason=reason)
+        self._running.pop(run.id, None)
+        if run.state.final:
+            await asyncio.to_thread(self._runs.store.record, run.id, "", "undeliverable", {"reason": reason})
+            await asyncio.to_thread(self._runs.store.set_delivered, run.id)
 
     async def _deliver(self, run: Run, progress: Progress | None) -> None:
-        text, blocks = run_message(run, progress)
-        message = (await asyncio.to_thread(self._runs.store.run, run.id)).message
+        fresh = await asyncio.to_thread(self._runs.store.run, run.id)
+        try:
+            text, blocks = run_message(fresh, progress)
+        except Exception:
+            log.exception("a run could not be drawn", run=run.id)
+            text, blocks = f"{fresh.operation}: {fresh.state} (run {fresh.id}; its result could not be drawn)", []
+        message = fresh.message
         if message.get("response_url"):
-            if run.state.final:
-                await self._respond(run, text, blocks)
+            if fresh.state.final:
+                await self._respond(fresh, text, blocks)
         elif message.get("ts"):
-            await self._update(run, message, text, blocks)
+            await self._update(fresh, message, text, blocks)
         else:
-            await self._post(run, text, blocks)
-        if run.state.final:
+            await self._post(fresh, text, blocks)
+        if fresh.state.final:
             await asyncio.to_thread(self._runs.store.set_delivered, run.id)
 
     async def _post(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
         try:
             posted = await self._client.chat_postMessage(channel=run.origin["channel"], text=text, blocks=blocks)
         except SlackApiError as error:
-            if error.response.get("error") not in UNREACHABLE_CHANNEL or not run.origin.get("response_url"):
+            if _passes(error):
                 raise
-            # The bot is not in this channel: the command's own answer address works there, a few times for half an hour.
+            # The bot is not in this channel, or may not speak there: the command's own answer address works, for half an hour.
             await asyncio.to_thread(self._runs.store.set_message, run.id, {"response_url": True})
             await self._respond(run, text, blocks)
         else:
@@ -120,9 +186,24 @@ class LiveMessages:
         try:
             await self._client.chat_update(channel=message["channel"], ts=message["ts"], text=text, blocks=blocks)
         except SlackApiError as error:
-            if error.response.get("error") not in GONE:
+            if _passes(error):
                 raise
-            log.info("a run's message is gone", run=run.id)
+            if not run.state.final:
+                return
+            if error.response.get("error") not in GONE:
+                await self._respond(run, text, blocks)
+                return
+            await self._post(run, text, blocks)
 
     async def _respond(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
-        await AsyncWebhookClient(run.origin["response_url"]).send(text=text, blocks=blocks, response_type="ephemeral", replace_original=False)
+        if not run.origin.get("response_url"):
+            raise UndeliverableError("Slack does not take it, and there is no other address")
+        answer = await AsyncWebhookClient(run.origin["response_url"]).send(text=text, blocks=blocks, response_type="ephemeral", replace_original=False)
+        if answer.status_code == 429 or answer.status_code >= 500:
+            raise ConnectionError(f"the answer address said {answer.status_code}")
+        if answer.status_code != 200:
+            raise UndeliverableError(f"the answer address said {answer.status_code} {answer.body}")
+
+
+def _passes(error: SlackApiError) -> bool:
+    return error.response.status_code == 429 or error.response.status_code >= 500 or error.response.get("error") in PASSING

@@ -16,6 +16,7 @@ CANCEL, CONFIRM, DISMISS = "run_cancel", "run_confirm", "run_dismiss"
 SECTION_LIMIT = 3000  # characters of a section's text; docs.slack.dev/reference/block-kit/blocks/section-block
 FALLBACK_LIMIT = 500  # characters of the notification text
 MOST_LINES = 30
+NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
 _ICONS = {
     State.QUEUED: ":hourglass_flowing_sand:",
     State.RUNNING: ":arrows_counterclockwise:",
@@ -94,10 +95,12 @@ def _result_blocks(run: Run) -> list[Block]:
     ]
     if lines:
         blocks.append(_section("\n".join(_bounded(lines))))
-    if run.risk == "read" and run.state is State.SUCCEEDED:
+    if run.risk == "read" and (result.answers or run.state is State.SUCCEEDED):
         blocks += _answer_blocks(result.answers)
-    if result.warnings:
-        blocks.append(_section("\n".join(f":warning: {escape(warning)}" for warning in _bounded(result.warnings))))
+    # A run that succeeded may have gone past hosts that did not answer.
+    silent = [f"{host}: {why}" for host, why in result.failures.items()] if run.state is State.SUCCEEDED else []
+    if result.warnings or silent:
+        blocks.append(_section("\n".join(f":warning: {escape(warning)}" for warning in _bounded([*result.warnings, *silent]))))
     return blocks
 
 
@@ -111,7 +114,7 @@ def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
         rows = [["HOST", "VCPUS FREE", "MEMORY FREE"]]
         rows += [[host, f"{room['vcpus_free']} of {room['vcpus']}", f"{_gib(room['memory_free'])} of {_gib(room['memory'])}"] for host, room in capacity]
         tables.append(_table(rows))
-    nodes = [(host, node) for host, answer in sorted(answers.items()) for node in answer.get("nodes", ())]
+    nodes = [(host, node) for host, answer in sorted(answers.items()) for node in answer.get("nodes", ()) if set(node) >= NODE_FIELDS]
     if nodes:
         rows = [["NODE", "HOST", "STATE", "VCPUS", "MEMORY"]]
         rows += [

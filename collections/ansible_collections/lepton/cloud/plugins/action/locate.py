@@ -18,14 +18,15 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("node", "answers"))
+    _VALID_ARGS = frozenset(("node", "group", "answers"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        answers = {host: (variables["hostvars"][host].get(self._task.args["answers"]) or {}).get("nodes") for host in variables["ansible_play_hosts_all"]}
+        args = self._task.args
+        answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["groups"][args["group"]]}
         try:
-            result.update(changed=False, host=locate(self._task.args["node"], answers))
+            result.update(changed=False, host=locate(args["node"], answers))
         except PlacementError as error:
             raise AnsibleActionFail(str(error)) from error
         return result

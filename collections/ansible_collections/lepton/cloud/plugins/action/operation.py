@@ -41,6 +41,8 @@ class ActionModule(ActionBase):
         arguments, problems = check_arguments(spec, given)
         if problems:
             raise AnsibleActionFail("%s: %s" % (operation, "; ".join(map(str, problems))))
+        if list(variables.get("ansible_run_tags", ["all"])) != ["all"] or variables.get("ansible_skip_tags"):
+            raise AnsibleActionFail("%s is one thing and cannot be run by tags" % operation)
         group = self._task.args.get("hosts")
         if group and not variables.get("groups", {}).get(group):
             raise AnsibleActionFail("%s: the inventory has no host in the group %s, so there is nothing to do it on" % (operation, group))

@@ -19,13 +19,13 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("node", "vcpus", "memory", "host", "answers"))
+    _VALID_ARGS = frozenset(("node", "vcpus", "memory", "host", "group", "answers"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         args = self._task.args
-        answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["ansible_play_hosts_all"]}
+        answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["groups"][args["group"]]}
         try:
             host, why = place(args["node"], vcpus=int(args["vcpus"]), memory=parse_size(args["memory"]), host=args.get("host") or None, answers=answers)
         except PlacementError as error:

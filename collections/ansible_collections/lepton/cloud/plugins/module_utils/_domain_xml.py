@@ -40,6 +40,7 @@ def render_domain(
     _text(domain, "name", name)
     metadata = ET.SubElement(domain, "metadata")
     mark = ET.SubElement(metadata, "{%s}node" % OWNER_NS)
+    mark.set("unfinished", "creating")
     mark.set("image", boot.image)
     mark.set("network", boot.network)
     mark.set("forward-ports", json.dumps(list(boot.forward_ports)))
@@ -113,6 +114,21 @@ def read_boot(xml: str) -> Boot | None:
         network=mark.get("network", "user"),
         forward_ports=tuple(json.loads(mark.get("forward-ports", "[]"))),
     )
+
+
+def read_unfinished(xml: str) -> str:
+    """Return 'creating' or 'releasing' where one of these was cut short, else ''."""
+    mark = ET.fromstring(xml).find("metadata/{%s}node" % OWNER_NS)
+    return "" if mark is None else mark.get("unfinished", "")
+
+
+def marked(xml: str, unfinished: str) -> str:
+    """Return the same domain with another `unfinished` mark."""
+    domain = ET.fromstring(xml)
+    mark = domain.find("metadata/{%s}node" % OWNER_NS)
+    if mark is not None:
+        mark.set("unfinished", unfinished)
+    return ET.tostring(domain, encoding="unicode")
 
 
 def read_size(xml: str) -> Size:

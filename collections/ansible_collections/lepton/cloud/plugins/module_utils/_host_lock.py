@@ -20,10 +20,10 @@ def host_lock(folder: str, name: str, wait_seconds: float) -> Iterator[None]:
 
     Raises NodeError when another process still holds it after `wait_seconds`.
     """
-    os.makedirs(folder, exist_ok=True)
+    os.makedirs(folder, mode=0o711, exist_ok=True)
     path = os.path.join(folder, ".%s.lock" % name)
     deadline = time.monotonic() + wait_seconds
-    with open(path, "a", encoding="utf-8") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

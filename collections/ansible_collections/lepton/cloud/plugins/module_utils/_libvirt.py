@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Tuple
 
-from ._domain_xml import read_boot, read_paths, read_size, render_domain, resized
+from ._domain_xml import marked, read_boot, read_paths, read_size, read_unfinished, render_domain, resized
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given
 from ._units import format_size
 
@@ -61,17 +62,20 @@ class Host:
 
     def nodes(self) -> list[Node]:
         """Return every domain of the host that bears our mark, by name."""
-        found = (self._observe(domain) for domain in self.connection.listAllDomains())
-        return sorted((node for node in found if node.boot is not None), key=lambda node: node.name)
+        found = [self._observe(domain) for domain in self.connection.listAllDomains()]
+        return sorted((node for node in found if node is not None and node.boot is not None), key=lambda node: node.name)
 
     def capacity(self) -> Capacity:
         """Return what this host may give and has given, running or stopped, ours or not."""
         host = self.connection.getInfo()
         used_vcpus = used_memory = 0
         for domain in self.connection.listAllDomains():
-            size = read_size(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else domain.XMLDesc())
-            used_vcpus += size.vcpus
-            used_memory += size.memory
+            node = self._observe(domain)
+            if node is not None:
+                # What a guest has not given back is not free, whatever its next start will bring.
+                live = node.live or node.config
+                used_vcpus += max(node.config.vcpus, live.vcpus)
+                used_memory += max(node.config.memory, live.memory)
         return Capacity(
             vcpus=int(host[2] * self.cpu_overcommit),
             memory=max(0, host[1] * MIB - self.memory_reserve),
@@ -90,6 +94,7 @@ class Host:
 
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
+        self._need_local("reading a console")
         domain = self._domain(name)
         path = read_paths(domain.XMLDesc())["console"] if domain is not None else None
         if path is None:
@@ -111,7 +116,18 @@ class Host:
                 return None
             raise
 
-    def _observe(self, domain: Any) -> Node:
+    def _observe(self, domain: Any) -> Node | None:
+        """Return a domain as it is, None when it vanished meanwhile."""
+        try:
+            return self._read(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:  # it stopped while we looked
+                return self._observe(domain)
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _read(self, domain: Any) -> Node:
         live, used = None, None
         if domain.isActive():
             xml = domain.XMLDesc()
@@ -132,48 +148,71 @@ class Host:
             boot=boot,
             memory_used=used,
             virtualization=paths["type"],
+            unfinished=read_unfinished(config_xml),
+            disk_path=paths["disk"],
+            paused=domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED,
+            saved=bool(domain.isPersistent() and domain.hasManagedSaveImage()),
             disk_missing=boot is not None and paths["disk"] is not None and self._local and not os.path.exists(paths["disk"]),
         )
 
     @property
     def _local(self) -> bool:
         """Whether the hypervisor's files are this machine's files."""
-        return "://" not in self.uri or self.uri.partition("://")[2].startswith("/")
+        driver, _separator, rest = self.uri.partition("://")
+        return rest.startswith("/") and driver.partition("+")[2] in ("", "unix")
+
+    def _need_local(self, what: str) -> None:
+        if not self._local:
+            raise NodeError("%s needs the host's own files, which %s does not reach: run this module on that host, with its local URI" % (what, self.uri))
 
     # -- change --------------------------------------------------------------------------------------------------
 
-    def apply(self, name: str, steps: tuple[Step, ...], *, virtualization: str, wait_seconds: int) -> list[str]:
-        """Do the steps in order and return warnings. A creation that fails is taken back; each step may be repeated."""
+    def apply(self, name: str, steps: tuple[Step, ...], *, virtualization: str, wait_seconds: int, reserved: Callable[[], None]) -> list[str]:
+        """Do the steps in order and return warnings. A creation that fails is taken back; each step may be repeated.
+
+        `reserved` is called as soon as the host's capacity shows what was asked for; waiting for a guest comes after.
+        """
         warnings: list[str] = []
-        defined = False
+        made = None
+        sizing = [step for step in steps if step.action in ("define", "resize_live", "resize_config")]
         try:
             for step in steps:
                 if step.action == "define":
-                    defined = True
-                    self._define(name, step, virtualization, warnings)
+                    made = self._define(name, step, virtualization, warnings)
                 elif step.action == "create_disk":
                     self._create_disk(name, step)
                 elif step.action == "start":
                     self._must(name).create()
+                elif step.action == "resume":
+                    self._must(name).resume()
+                elif step.action == "finish":
+                    self._mark(name, "")
+                elif step.action == "mark_releasing":
+                    self._mark(name, "releasing")
                 elif step.action == "destroy":
                     self._must(name).destroy()
                 elif step.action == "shutdown":
                     self._shutdown(name, wait_seconds)
                 elif step.action == "undefine":
                     self._must(name).undefineFlags(
-                        libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+                        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
                     )
                 elif step.action == "delete_disk":
-                    self._delete_files(name)
+                    self._delete_files(self._must(name))
                 elif step.action == "resize_live":
                     self._resize_live(name, step, wait_seconds)
                 elif step.action == "resize_config":
                     self._resize_config(name, step)
                 else:
                     raise AssertionError(step.action)
+                if not sizing or step is sizing[-1]:
+                    reserved()
         except (libvirt.libvirtError, OSError, NodeError) as error:
-            if defined:
-                self._take_back(name)
+            if made is not None:
+                self._take_back(made)
                 raise NodeError("%s was not created, and nothing is left of it: %s" % (name, error)) from error
             raise NodeError("%s: %s" % (name, error)) from error
         return warnings
@@ -191,7 +230,9 @@ class Host:
         return os.path.join(self.disk_dir, name + ".console.log")
 
     def _image(self, image: str) -> tuple[str | None, dict[str, str] | None]:
-        """Return (disk image, None) or (None, direct boot) for an image's name or path."""
+        """Return (disk image, None) or (None, direct boot) for an image's name or absolute path."""
+        if "/" in image and not os.path.isabs(image):
+            raise NodeError("%s is not an image: expected a name in %s or an absolute path" % (ascii(image[:80]), self.image_dir))
         path = image if os.path.isabs(image) else os.path.join(self.image_dir, image)
         if os.path.isdir(path):
             try:
@@ -209,8 +250,13 @@ class Host:
 
     def check_image(self, boot: Boot) -> None:
         """Raise NodeError when the node could not be made from its image or its disk would not fit."""
-        self._image(boot.image)
+        self._need_local("creating a node")
+        disk_image = self._image(boot.image)[0]
         wanted = boot.disk or 0
+        if disk_image is not None:
+            smallest = self._image_size(disk_image)
+            if wanted and wanted < smallest:
+                raise NodeError("a disk of %s is smaller than the image %s, which needs %s" % (format_size(wanted), boot.image, format_size(smallest)))
         folder = self.disk_dir
         while not os.path.exists(folder):
             folder = os.path.dirname(folder)
@@ -219,14 +265,27 @@ class Host:
         if wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
 
-    def _define(self, name: str, step: Step, virtualization: str, warnings: list[str]) -> None:
+    def _image_size(self, path: str) -> int:
+        """Return the virtual size of a qcow2 image in bytes."""
+        code, out, trouble = self._run(["qemu-img", "info", "--output=json", path])
+        if code:
+            raise NodeError("the image %s cannot be read: %s (qemu-img is in the package qemu-utils)" % (path, trouble.strip()))
+        facts = json.loads(out)
+        if facts.get("format") != "qcow2":
+            raise NodeError("the image %s is %s, not qcow2" % (path, facts.get("format")))
+        return int(facts["virtual-size"])
+
+    def _define(self, name: str, step: Step, virtualization: str, warnings: list[str]) -> Any:
+        """Return the new domain, which bears the mark of an unfinished creation."""
         size, boot = given(step.size), given(step.boot)
         direct_boot = self._image(boot.image)[1]
-        os.makedirs(self.disk_dir, exist_ok=True)
+        os.makedirs(self.disk_dir, mode=0o711, exist_ok=True)
         if os.path.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
         kind = self._virtualization(virtualization, warnings)
-        self.connection.defineXML(
+        if self._domain(name) is not None:
+            raise NodeError("%s was made by somebody else in the meantime" % name)
+        return self.connection.defineXML(
             render_domain(
                 name,
                 size,
@@ -288,33 +347,49 @@ class Host:
         return None
 
     def _create_disk(self, name: str, step: Step) -> None:
-        """Make the disk under another name and rename it, so that a disk under its own name is always whole."""
+        """Make the disk under another name and give it its own when it is whole; a file that is there already stays."""
+        path = read_paths(self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))["disk"] or self.disk_path(name)
         boot = given(step.boot)
         disk_image, direct_boot = self._image(boot.image)
         if direct_boot and boot.disk is None:
             return
-        partial = self.disk_path(name) + ".partial"
+        partial = path + ".partial"
         command = ["qemu-img", "create", "-q", "-f", "qcow2"]
         if disk_image:
             command += ["-b", disk_image, "-F", "qcow2"]
         command += [partial] + ([str(boot.disk)] if boot.disk else [])
-        code, _out, trouble = self._run(command)
-        if code:
-            raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
-        os.rename(partial, self.disk_path(name))
+        try:
+            code, _out, trouble = self._run(command)
+            if code:
+                raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
+            os.link(partial, path)
+        except FileExistsError:
+            raise NodeError("%s is there already, and is left as it is: move it away" % path) from None
+        finally:
+            if os.path.exists(partial):
+                os.unlink(partial)
 
-    def _delete_files(self, name: str) -> None:
-        for path in (self.disk_path(name), self.disk_path(name) + ".partial", self._console_path(name)):
-            if os.path.exists(path):
+    def _delete_files(self, domain: Any) -> None:
+        """Delete the files that the domain itself names, as far as they lie where nodes' files lie."""
+        self._need_local("removing a node")
+        paths = read_paths(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        home = os.path.realpath(self.disk_dir)
+        for path in (paths["disk"], (paths["disk"] or "") + ".partial", paths["console"]):
+            if path and os.path.dirname(os.path.realpath(path)) == home and os.path.exists(path):
                 os.unlink(path)
 
-    def _take_back(self, name: str) -> None:
-        domain = self._domain(name)
-        if domain is not None:
-            if domain.isActive():
-                domain.destroy()
-            self._delete_files(name)
-            domain.undefine()
+    def _take_back(self, domain: Any) -> None:
+        """Undo a creation: this very domain, and the files that it names."""
+        if domain.isActive():
+            domain.destroy()
+        # A disk that was there before is not ours to delete: only one that this creation finished is.
+        if not read_unfinished(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
+            self._delete_files(domain)
+        domain.undefine()
+
+    def _mark(self, name: str, unfinished: str) -> None:
+        xml = self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+        self.connection.defineXML(marked(xml, unfinished))
 
     def _shutdown(self, name: str, wait_seconds: int) -> None:
         domain = self._must(name)
@@ -323,7 +398,9 @@ class Host:
             return not domain.isActive()
 
         if not self._wait(domain, stopped, wait_seconds, every=(REPRESS_SECONDS, domain.shutdown)):
-            raise NodeError("the guest did not power down within %d s and still runs; nothing was forced" % wait_seconds)
+            raise NodeError(
+                "the guest did not power down within %d s; nothing was forced, but it may still do so later, and then has to be started" % wait_seconds
+            )
 
     def _resize_live(self, name: str, step: Step, wait_seconds: int) -> None:
         domain = self._must(name)

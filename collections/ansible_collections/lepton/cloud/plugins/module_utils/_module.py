@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import Any, Iterator
 
@@ -28,6 +29,9 @@ def connected(module: AnsibleModule) -> Iterator[_libvirt.Host]:
     """Yield the module's host; whatever goes wrong ends the module with a sentence, never with a traceback."""
     if _libvirt.libvirt is None:
         module.fail_json(msg=missing_required_lib("libvirt (Debian package python3-libvirt)"))
+    for option in ("image_dir", "disk_dir"):
+        if not os.path.isabs(module.params[option]):
+            module.fail_json(msg="%s must be an absolute path, not %r" % (option, module.params[option]))
     host = None
     try:
         host = _libvirt.Host(

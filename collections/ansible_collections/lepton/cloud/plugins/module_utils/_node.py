@@ -52,7 +52,8 @@ class Node:
     """A domain as the hypervisor shows it.
 
     `live` is None while it is stopped. `memory_used` is what the guest says it uses, None where it does not say.
-    `boot` is None for a domain without our ownership mark. `disk_missing` marks a creation that was cut short.
+    `boot` is None for a domain without our ownership mark. `unfinished` is 'creating' or 'releasing' where one of these
+    was cut short. `disk_path` is the file of its disk, None without one.
     """
 
     name: str
@@ -61,11 +62,17 @@ class Node:
     boot: Boot | None = None
     memory_used: int | None = None
     virtualization: str = "qemu"
+    unfinished: str = ""
+    disk_path: str | None = None
     disk_missing: bool = False
+    paused: bool = False
+    saved: bool = False
 
     @property
     def state(self) -> str:
-        return "stopped" if self.live is None else "running"
+        if self.live is None:
+            return "saved" if self.saved else "stopped"
+        return "paused" if self.paused else "running"
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,10 @@ def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
         return Plan() if node is None else _removal(node)
     if node is None:
         return _creation(wish, capacity)
+    if node.unfinished == "releasing":
+        raise NodeError("the release of %s was cut short: release it again" % wish.name)
+    if node.disk_missing and not node.unfinished and wish.state in ("running", "restarted"):
+        raise NodeError("the disk of %s is not where it was: %s. Bring it back first" % (wish.name, node.disk_path))
     _refuse_other_boot(wish, node)
     if not wish.update:
         _refuse_other_size(wish, node)
@@ -188,14 +199,15 @@ def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
 
 
 def _removal(node: Node) -> Plan:
-    steps = ([Step("destroy")] if node.live else []) + [Step("delete_disk"), Step("undefine")]
+    # The mark first: cut short anywhere, the node says what it is and can only be released again.
+    steps = [Step("mark_releasing")] + ([Step("destroy")] if node.live else []) + [Step("delete_disk"), Step("undefine")]
     changes = [
         Change("state", node.state, "absent"),
         Change("vcpus", node.config.vcpus, None),
         Change("memory", format_size(node.config.memory), None),
     ]
-    if node.boot and node.boot.disk:
-        changes.append(Change("disk", format_size(node.boot.disk), None))
+    if node.disk_path and not node.disk_missing:
+        changes.append(Change("disk", node.disk_path, None))
     return Plan(tuple(steps), tuple(changes))
 
 
@@ -204,11 +216,16 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     if missing:
         raise NodeError("there is no node %s, and to create it %s is needed" % (wish.name, " and ".join(missing)))
     image, vcpus, memory = given(wish.image), given(wish.vcpus), given(wish.memory)
-    size = Size(vcpus=vcpus, memory=memory, max_vcpus=wish.max_vcpus or vcpus * HEADROOM, max_memory=wish.max_memory or memory * HEADROOM)
+    size = Size(
+        vcpus=vcpus,
+        memory=memory,
+        max_vcpus=max(vcpus, min(vcpus * HEADROOM, capacity.vcpus)) if wish.max_vcpus is None else wish.max_vcpus,
+        max_memory=max(memory, min(memory * HEADROOM, capacity.memory // MIB * MIB)) if wish.max_memory is None else wish.max_memory,
+    )
     _check_size(size)
     _check_fits(wish.name, size, None, capacity)
     boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or ()))
-    steps = [Step("define", size, boot), Step("create_disk", size, boot)]
+    steps = [Step("define", size, boot), Step("create_disk", size, boot), Step("finish")]
     started = wish.state in ("running", "restarted")
     if started:
         steps.append(Step("start"))
@@ -238,6 +255,12 @@ def _check_size(size: Size) -> None:
 
 
 def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> None:
+    if size.max_vcpus > max(capacity.vcpus, now.max_vcpus if now else 0):
+        raise NodeError("max_vcpus %d is above the %d vCPUs that this host may give in all" % (size.max_vcpus, capacity.vcpus))
+    if size.max_memory > max(capacity.memory, now.max_memory if now else 0):
+        raise NodeError(
+            "max_memory %s is above the %s that this host may give in all" % (format_size(size.max_memory), format_size(capacity.memory // MIB * MIB))
+        )
     more_vcpus = size.vcpus - (now.vcpus if now else 0)
     more_memory = size.memory - (now.memory if now else 0)
     if more_vcpus > 0 and more_vcpus > capacity.vcpus_free:
@@ -289,14 +312,16 @@ def _resize(wish: Wish, node: Node, capacity: Capacity) -> Plan:
     target = Size(
         vcpus=vcpus,
         memory=memory,
-        max_vcpus=wish.max_vcpus or max(config.max_vcpus, vcpus),
-        max_memory=wish.max_memory or max(config.max_memory, memory),
+        max_vcpus=max(config.max_vcpus, vcpus) if wish.max_vcpus is None else wish.max_vcpus,
+        max_memory=max(config.max_memory, memory) if wish.max_memory is None else wish.max_memory,
     )
     _check_size(target)
     _check_fits(wish.name, target, config, capacity)
     steps, changes, reasons = [], [], []
     live_target = node.live
-    if node.live is not None:
+    if node.saved and target != config:
+        raise NodeError("%s is suspended to disk, with its size in the saved state: start it first" % wish.name)
+    if node.live is not None and wish.state not in ("restarted", "stopped"):
         live_target, reasons = _reachable_live(wish, target, node)
     if live_target != node.live:
         steps.append(Step("resize_live", live_target))
@@ -333,8 +358,8 @@ def _reachable_live(wish: Wish, target: Size, node: Node) -> tuple[Size, list[st
         reasons.append("taking vCPUs from a running node (%d to %d) is not reliable" % (live.vcpus, target.vcpus))
     else:
         reached = replace(reached, vcpus=target.vcpus)
-    if wish.memory is None:
-        pass
+    if wish.memory is None or (target.memory == node.config.memory and node.memory_used is None):
+        pass  # nothing is asked, or the balloon is not there (yet) and the next start is right already
     elif target.memory > live.max_memory:
         reasons.append("%s is above the %s reserved when the node was started" % (format_size(target.memory), format_size(live.max_memory)))
     elif target.memory < live.memory and node.memory_used is None:
@@ -355,17 +380,32 @@ def _reachable_live(wish: Wish, target: Size, node: Node) -> tuple[Size, list[st
 
 def _power(wish: Wish, node: Node, resize: Plan) -> Plan:
     steps, changes, reasons = list(resize.steps), list(resize.changes), resize.restart_reasons
-    if node.disk_missing and node.boot is not None:
-        steps.insert(0, Step("create_disk", node.config, node.boot))
+    if node.unfinished:
+        steps = [Step("create_disk", node.config, node.boot), Step("finish"), *steps]
+        changes.append(Change("disk", None, node.disk_path))
+    final = next((given(step.size) for step in steps if step.action == "resize_config"), node.config)
     if wish.state == "restarted" and node.live:
-        steps = [step for step in steps if step.action != "resize_live"] + [Step("shutdown"), Step("start")]
-        changes = [change._replace(effective="now") for change in changes] + [Change("state", "running", "restarted")]
+        steps += [Step("shutdown"), Step("start")]
+        changes = [*_at_the_start(node.live, final), Change("state", node.state, "restarted")]
         reasons = ()
     elif wish.state in ("running", "restarted") and not node.live:
         steps.append(Step("start"))
-        changes.append(Change("state", "stopped", "running"))
+        changes.append(Change("state", node.state, "running"))
+    elif wish.state == "running" and node.paused:
+        steps.append(Step("resume"))
+        changes.append(Change("state", "paused", "running"))
     elif wish.state == "stopped" and node.live:
-        steps = [step for step in steps if step.action != "resize_live"] + [Step("shutdown")]
-        changes = [change._replace(effective="now") for change in changes] + [Change("state", "running", "stopped")]
+        steps.append(Step("shutdown"))
+        changes = [*_at_the_start(node.live, final), Change("state", node.state, "stopped")]
         reasons = ()
     return Plan(tuple(steps), tuple(changes), reasons)
+
+
+def _at_the_start(live: Size, final: Size) -> list[Change]:
+    """Return what a restart brings into effect, changes that were waiting for it included."""
+    shown = {"memory": format_size, "max_memory": format_size}
+    return [
+        Change(field, shown.get(field, int)(getattr(live, field)), shown.get(field, int)(getattr(final, field)))
+        for field in ("vcpus", "memory", "max_vcpus", "max_memory")
+        if getattr(live, field) != getattr(final, field)
+    ]

@@ -23,7 +23,7 @@ from ._units import format_size, parse_size
 RISKS = ("read", "change", "destroy")
 PLANS = ("check", "planner", "none")
 RERUNS = ("safe", "never")
-KINDS = ("node", "host", "size")
+KINDS = ("node", "host", "image", "size")
 TYPES = ("str", "int", "float", "bool", "list", "dict", "path")
 LEPTON_KEYS = frozenset({"risk", "locks", "targets", "plan", "rerun", "timeout", "kinds", "positional"})
 RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
@@ -224,5 +224,5 @@ def _of_kind(kind: str, value: str) -> str:
     if kind == "node":
         return check_name(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", value):
-        raise ValueError("%s is not a host's inventory name" % ascii(value[:40]))
+        raise ValueError("%s is not the name of %s %s" % (ascii(value[:40]), "an" if kind == "image" else "a", kind))
     return value

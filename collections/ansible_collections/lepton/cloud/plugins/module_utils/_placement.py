@@ -16,17 +16,27 @@ class PlacementError(ValueError):
     """There is no such host; the text says what each host answered."""
 
 
-def locate(node: str, answers: Mapping[str, list[dict[str, Any]] | None]) -> str:
-    """Return the one host that has the node. `answers` holds each host's nodes, None for a host that did not answer."""
-    silent = sorted(host for host, nodes in answers.items() if nodes is None)
-    found = sorted(host for host, nodes in answers.items() if nodes and any(item["name"] == node for item in nodes))
+def locate(node: str, answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the one host that has the node.
+
+    `answers` holds what each host answered to M(lepton.cloud.virtual_node_info); without `nodes`, it did not answer.
+    """
+    silent = _silent(answers)
+    found = sorted(host for host, answer in answers.items() if any(item["name"] == node for item in answer.get("nodes", ())))
     if len(found) > 1:
         raise PlacementError("several hosts have a node %s: %s. Which one is meant cannot be told: release or rename all but one" % (node, ", ".join(found)))
     if not found:
         asked = sorted(set(answers) - set(silent))
-        unknown = "; %s did not answer and may have it" % ", ".join(silent) if silent else ""
-        raise PlacementError("no host has a node %s (asked %s%s)" % (ascii(node[:64])[1:-1], ", ".join(asked) or "none", unknown))
+        raise PlacementError("no host has a node %s (asked %s)%s" % (ascii(node[:64])[1:-1], ", ".join(asked) or "none", _may_have_it(silent, answers)))
     return found[0]
+
+
+def _silent(answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return sorted(host for host, answer in answers.items() if "nodes" not in answer)
+
+
+def _may_have_it(silent: list[str], answers: Mapping[str, Mapping[str, Any]]) -> str:
+    return "".join("; %s did not answer and may have it: %s" % (host, answers[host].get("msg", "not reached")) for host in silent)
 
 
 def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
@@ -41,7 +51,10 @@ def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapp
     if having:
         if host is not None and having != [host]:
             raise PlacementError("a node %s exists already on %s" % (node, ", ".join(having)))
-        return locate(node, {name: list(answer.get("nodes", ())) for name, answer in answers.items()}), "it has this node already"
+        return locate(node, answers), "it has this node already"
+    silent = _silent(answers)
+    if silent and host is None:
+        raise PlacementError("a node %s may exist already%s. Name a host if you know that it does not" % (node, _may_have_it(silent, answers)))
     rooms = {name: answer["capacity"] for name, answer in answers.items() if answer.get("capacity") and host in (None, name)}
     fitting = [name for name, room in rooms.items() if room["vcpus_free"] >= vcpus and room["memory_free"] >= memory]
     if not fitting:

@@ -9,7 +9,7 @@ import re
 
 KIB = 1024
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"(?P<number>\d{1,15}(?:\.\d{1,15})?)\s*(?P<unit>[KMGT]?)(?:I?B)?", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:

@@ -24,6 +24,11 @@ options:
       - The node's name.
     type: str
     required: true
+  group:
+    description:
+      - The group of all hosts that may have it, whatever the run is limited to.
+    type: str
+    required: true
   answers:
     description:
       - Name of the variable in which every host registered its answer.
@@ -35,6 +40,7 @@ EXAMPLES = r"""
 - name: Find the one host that has it
   lepton.cloud.locate:
     node: web-1
+    group: hypervisors
     answers: found
   run_once: true
   register: located

@@ -38,6 +38,11 @@ options:
     description:
       - Only this host will do.
     type: str
+  group:
+    description:
+      - The group of all hosts that may have it, whatever the run is limited to.
+    type: str
+    required: true
   answers:
     description:
       - Name of the variable in which every host registered its answer.
@@ -51,6 +56,7 @@ EXAMPLES = r"""
     node: web-1
     vcpus: 2
     memory: 4GiB
+    group: hypervisors
     answers: capacity
   run_once: true
   register: placed

@@ -215,13 +215,13 @@ def main() -> None:
         ),
         supports_check_mode=True,
     )
-    with connected(module) as host, ExitStack() as locks:
+    with connected(module) as host, ExitStack() as locks, ExitStack() as capacity:
         wish = read_wish(module.params)
         if not module.check_mode:
-            locks.enter_context(host_lock(host.disk_dir, wish.name, LOCK_SECONDS))
+            locks.enter_context(host_lock(host.disk_dir, "node." + wish.name, LOCK_SECONDS))
             if wish.vcpus is not None or wish.memory is not None:
                 # Two nodes that grow at once must not both be promised the last free memory.
-                locks.enter_context(host_lock(host.disk_dir, "capacity", LOCK_SECONDS))
+                capacity.enter_context(host_lock(host.disk_dir, "host", LOCK_SECONDS))
         plan = plan_for(host, wish)
         if plan.changed and not module.check_mode:
             for warning in host.apply(
@@ -229,6 +229,7 @@ def main() -> None:
                 plan.steps,
                 virtualization=module.params["virtualization"],
                 wait_seconds=module.params["wait_seconds"],
+                reserved=capacity.close,
             ):
                 module.warn(warning)
         node = host.node(wish.name)
