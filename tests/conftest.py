@@ -123,7 +123,7 @@ ECHO_OPTIONS = "{word: {type: str, required: true}, number: {type: int, default:
 def write_probes(folder: Path, trace: Path) -> None:
     """Write operations that tests can watch: they need no host and leave a trace."""
     for verb, lepton in PROBES.items():
-        script = f"echo begin >> {trace}; i=0; while [ $i -lt 80 ] && [ ! -e {trace}.go ]; do sleep 0.1; i=$((i+1)); done; echo end >> {trace}"
+        script = f"echo begin >> {trace}; i=0; while [ $i -lt 300 ] && [ ! -e {trace}.go ]; do sleep 0.1; i=$((i+1)); done; echo end >> {trace}"
         tasks = f"- name: Take a while\n  ansible.builtin.command:\n    argv: [sh, -c, '{script}']\n  changed_when: true"
         write_playbook(folder, "probe", verb, tasks, lepton=lepton)
     guard = "- name: Check the arguments\n  lepton.cloud.operation:\n  register: operation\n"

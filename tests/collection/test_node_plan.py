@@ -92,7 +92,7 @@ def test_taking_back_a_pending_change_is_a_change_of_the_next_start_only() -> No
         (Wish("web-1", vcpus=16), RUNNING, "does not fit on this host"),
         (Wish("web-1", memory=8192 * MIB), replace(STOPPED, config=replace(SIZE, memory=64 * MIB)), "memory is not overcommitted"),
         (Wish("web-1", max_vcpus=17), STOPPED, "above the 16 vCPUs"),
-        (Wish("web-1", memory=9000 * MIB), STOPPED, "above the 8GiB"),
+        (Wish("web-1", max_memory=9000 * MIB), STOPPED, "above the 8GiB"),
         (Wish("web-1", "running"), replace(STOPPED, disk_path="/gone", disk_missing=True), "disk of web-1 is not where it was"),
         (Wish("web-1", "running"), replace(STOPPED, unfinished="releasing"), "release it again"),
         (Wish("web-1", vcpus=1), replace(STOPPED, saved=True), "suspended to disk"),

@@ -255,12 +255,6 @@ def _check_size(size: Size) -> None:
 
 
 def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> None:
-    if size.max_vcpus > max(capacity.vcpus, now.max_vcpus if now else 0):
-        raise NodeError("max_vcpus %d is above the %d vCPUs that this host may give in all" % (size.max_vcpus, capacity.vcpus))
-    if size.max_memory > max(capacity.memory, now.max_memory if now else 0):
-        raise NodeError(
-            "max_memory %s is above the %s that this host may give in all" % (format_size(size.max_memory), format_size(capacity.memory // MIB * MIB))
-        )
     more_vcpus = size.vcpus - (now.vcpus if now else 0)
     more_memory = size.memory - (now.memory if now else 0)
     if more_vcpus > 0 and more_vcpus > capacity.vcpus_free:
@@ -277,6 +271,12 @@ def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> 
                 format_size((capacity.memory_free + (now.memory if now else 0)) // MIB * MIB),
                 format_size(capacity.memory // MIB * MIB),
             )
+        )
+    if size.max_vcpus > max(capacity.vcpus, now.max_vcpus if now else 0):
+        raise NodeError("max_vcpus %d is above the %d vCPUs that this host may give in all" % (size.max_vcpus, capacity.vcpus))
+    if size.max_memory > max(capacity.memory, now.max_memory if now else 0):
+        raise NodeError(
+            "max_memory %s is above the %s that this host may give in all" % (format_size(size.max_memory), format_size(capacity.memory // MIB * MIB))
         )
 
 
