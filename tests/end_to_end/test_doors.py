@@ -101,7 +101,7 @@ def test_the_python_api_makes_resizes_and_releases_a_node(workspace_stand: Stand
         node.adjust_resources()
         node.adjust_resources(cpu=CPUResource(2))
         assert virsh("vcpucount", "api-1", "--live", "--current") == "2"
-        with pytest.raises(LeptonError, match="above the"):
+        with pytest.raises(LeptonError, match="does not fit on this host"):
             node.adjust_resources(memory=MemoryResource(9_000))
         assert virsh("vcpucount", "api-1", "--live", "--current") == "2"
     finally:
@@ -111,6 +111,7 @@ def test_the_python_api_makes_resizes_and_releases_a_node(workspace_stand: Stand
         node.release_resources()
 
 
+@pytest.mark.skipif(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 10 << 30, reason="the sample's node has 8 GiB, and memory is not overcommitted")
 def test_the_sample_runs_as_printed(workspace_stand: Stand) -> None:
     program = "from lepton_ai import VirtualNode\nfrom lepton_ai.resources import CPUResource, MemoryResource\nnode = VirtualNode(CPUResource(4), MemoryResource(8))\nnode.adjust_resources()\nnode.release_resources()\n"  # fmt: skip  # noqa: E501
     done = subprocess.run(

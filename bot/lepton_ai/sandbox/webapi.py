@@ -199,7 +199,7 @@ def _content(arguments: dict[str, Any]) -> dict[str, Any]:
 
 async def _arguments(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").startswith("application/json"):
-        return dict(await request.json())
+        return dict(json.loads(await request.body() or b"{}"))
     arguments: dict[str, Any] = {**request.query_params, **{key: value for key, value in (await request.form()).items() if isinstance(value, str)}}
     for field in JSON_FIELDS:
         if field in arguments:

@@ -78,10 +78,14 @@ class Host:
                 used_memory += max(node.config.memory, live.memory)
         return Capacity(
             vcpus=int(host[2] * self.cpu_overcommit),
-            memory=max(0, host[1] * MIB - self.memory_reserve),
+            memory=max(0, self._memory() - self.memory_reserve),
             vcpus_used=used_vcpus,
             memory_used=used_memory,
         )
+
+    def _memory(self) -> int:
+        # Not getInfo(), which adds up NUMA cells: seen to leave out memory that was added while the machine ran.
+        return int(self.connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) * KIB
 
     def facts(self) -> dict[str, Any]:
         """Return the host's own hardware: name, cpus, memory in bytes, and its NUMA nodes where it has several."""
@@ -90,7 +94,7 @@ class Host:
         for cell in range(info[4] if info[4] > 1 else 0):
             stats = self.connection.getMemoryStats(cell)
             numa.append({"node": cell, "memory": stats["total"] * KIB, "memory_free": stats["free"] * KIB})
-        return {"hostname": self.connection.getHostname(), "cpus": info[2], "memory": info[1] * MIB, "numa": numa}
+        return {"hostname": self.connection.getHostname(), "cpus": info[2], "memory": self._memory(), "numa": numa}
 
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
