@@ -74,7 +74,7 @@ def test_the_collection_can_be_built_and_installed_into_an_empty_place(tmp_path:
     run("ansible-galaxy", "collection", "build", "--output-path", tmp_path, COLLECTION)
     (archive,) = tmp_path.glob("lepton-cloud-*.tar.gz")
     target = tmp_path / "installed"
-    run("ansible-galaxy", "collection", "install", archive, "-p", target, "--offline", cwd=tmp_path)
+    run("ansible-galaxy", "collection", "install", archive, "-p", target, "--offline", "--force", cwd=tmp_path)
     alone = {"ANSIBLE_COLLECTIONS_PATH": str(target), "ANSIBLE_COLLECTIONS_SCAN_SYS_PATH": "False"}
     shown = run("ansible-doc", "-t", "module", "lepton.cloud.virtual_node", cwd=tmp_path, environment=alone)
     assert str(target) in shown

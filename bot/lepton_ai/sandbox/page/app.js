@@ -2,9 +2,10 @@
 // The sandbox's page: draws messages and views, and sends what people type, press and submit.
 "use strict";
 
+// Drawn as coloured signs that every font has; emoji fonts are not everywhere.
 const EMOJI = {
-  white_check_mark: "✅", x: "❌", warning: "⚠️", hourglass_flowing_sand: "⏳", arrows_counterclockwise: "🔄",
-  black_square_for_stop: "⏹️", alarm_clock: "⏰", zap: "⚡",
+  white_check_mark: ["✔", "good"], x: ["✘", "bad"], warning: ["⚠", "warn"], hourglass_flowing_sand: ["⌛", "soft"],
+  arrows_counterclockwise: ["↻", "busy"], black_square_for_stop: ["■", "soft"], alarm_clock: ["⌛", "bad"], zap: ["⚡", "warn"],
 };
 const COLOURS = ["#6d3bd1", "#1d7f55", "#b2552b", "#2767b8", "#a3234a"];
 const state = { users: {}, channels: {}, messages: {}, me: "U0ADA", channel: "C0OPS" };
@@ -35,6 +36,12 @@ function avatar(user) {
 
 // Slack's mrkdwn, as much of it as is used: code blocks, code, bold, italics, mentions, emoji.
 function mrkdwn(text) {
+  const lines = make("div", "body", inline(text));
+  lines.style.whiteSpace = "pre-wrap";
+  return lines;
+}
+
+function inline(text) {
   const fragment = document.createDocumentFragment();
   const pattern = /```\n?([\s\S]*?)\n?```|`([^`\n]+)`|\*([^*\n]+)\*|_([^_\n]+)_(?![a-zA-Z0-9])|<@([A-Z0-9]+)>|:([a-z_]+):/g;
   let end = 0;
@@ -47,16 +54,13 @@ function mrkdwn(text) {
     end = match.index + whole.length;
     if (block !== undefined) fragment.append(make("pre", "", unescape(block)));
     else if (code !== undefined) fragment.append(make("code", "", unescape(code)));
-    else if (bold !== undefined) fragment.append(make("b", "", mrkdwn(bold)));
-    else if (italic !== undefined) fragment.append(make("i", "", mrkdwn(italic)));
+    else if (bold !== undefined) fragment.append(make("b", "", inline(bold)));
+    else if (italic !== undefined) fragment.append(make("i", "", inline(italic)));
     else if (user !== undefined) fragment.append(make("span", "mention", "@" + (state.users[user]?.name || user)));
-    else fragment.append(EMOJI[emoji]);
+    else fragment.append(make("span", `sign ${EMOJI[emoji][1]}`, EMOJI[emoji][0]));
   }
   fragment.append(unescape(text.slice(end)));
-  const lines = make("div", "body");
-  lines.append(fragment);
-  lines.style.whiteSpace = "pre-wrap";
-  return lines;
+  return fragment;
 }
 
 function plainOr(object) {
