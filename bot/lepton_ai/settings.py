@@ -75,11 +75,12 @@ def load_settings(site: Path | None = None) -> Settings:
     folder = site or _find_site()
     path = folder / SITE_FILE
     try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        loaded: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LeptonError(f"{folder} is not a Lepton site: it has no {SITE_FILE}", hint=f"make one: lepton init {folder}") from error
     except yaml.YAMLError as error:
         raise LeptonError(f"{path} is not YAML: {error}") from error
+    raw = {} if loaded is None else loaded
     if not isinstance(raw, dict):
         raise LeptonError(f"{path}: expected a mapping of settings")
     folder = folder.resolve()

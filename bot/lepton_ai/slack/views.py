@@ -14,6 +14,7 @@ from lepton_ai.runs.service import result_of
 
 CANCEL, CONFIRM, DISMISS = "run_cancel", "run_confirm", "run_dismiss"
 SECTION_LIMIT = 3000  # characters of a section's text; docs.slack.dev/reference/block-kit/blocks/section-block
+CONTEXT_LIMIT = 2000  # of a context element's
 FALLBACK_LIMIT = 500  # characters of the notification text
 MOST_LINES = 30
 NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
@@ -44,9 +45,9 @@ def run_message(run: Run, progress: Progress | None = None) -> tuple[str, list[B
         blocks += _result_blocks(run)
     blocks += _buttons(run)
     who = f"asked for by {_who(run.principal)} · run `{run.id}`"
-    blocks.append({"type": "context", "elements": [_mrkdwn(who)]})
+    blocks.append(_context(who))
     if run.command:
-        blocks.append({"type": "context", "elements": [_mrkdwn(f"by hand: `{escape(run.command)}`")]})
+        blocks.append(_context(f"by hand: `{escape(run.command)}`"))
     return f"{title} {asked}: {run.state}"[:FALLBACK_LIMIT], blocks
 
 
@@ -188,8 +189,12 @@ def _section(text: str) -> Block:
     return {"type": "section", "text": _mrkdwn(text)}
 
 
-def _mrkdwn(text: str) -> Block:
-    return {"type": "mrkdwn", "text": text if len(text) <= SECTION_LIMIT else text[: SECTION_LIMIT - 1] + "…"}
+def _context(text: str) -> Block:
+    return {"type": "context", "elements": [_mrkdwn(text, CONTEXT_LIMIT)]}
+
+
+def _mrkdwn(text: str, limit: int = SECTION_LIMIT) -> Block:
+    return {"type": "mrkdwn", "text": text if len(text) <= limit else text[: limit - 1] + "…"}
 
 
 def _unescape(text: str) -> str:

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run messages: what they say, what they hide, and how they reach a Slack that refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
+
+from lepton_ai.runs.model import EventKind, Request, Result, Run, RunEvent, State
+from lepton_ai.runs.progress import Progress
+from lepton_ai.runs.service import Runs
+from lepton_ai.runs.store import Store
+from lepton_ai.sandbox.blocks import message_trouble
+from lepton_ai.slack.messages import LiveMessages
+from lepton_ai.slack.views import CANCEL, CONFIRM, plain_text, run_message, runs_text
+
+RUN = Run(
+    id="abc", operation="node.resize", arguments={"node": "web-1", "vcpus": 3, "memory": None, "restart": False}, principal="slack:T1/U1", check=False,
+    state=State.RUNNING, risk="change", why="", origin={"door": "slack", "channel": "C1", "response_url": "http://127.0.0.1:9/x"}, created=0.0, started=0.0,
+    finished=None, result={}, error="", command="ansible-playbook x.yml", message={}, delivered=False,
+)  # fmt: skip
+ENDED = replace(RUN, state=State.SUCCEEDED, finished=2.0)
+
+
+def actions(blocks: list[dict[str, Any]]) -> list[str]:
+    return [element["action_id"] for block in blocks if block["type"] == "actions" for element in block["elements"]]
+
+
+def test_a_running_run_can_be_canceled_and_an_ended_one_cannot() -> None:
+    assert actions(run_message(RUN)[1]) == [CANCEL]
+    assert actions(run_message(ENDED)[1]) == []
+
+
+def test_a_plan_of_what_destroys_asks_until_it_is_answered() -> None:
+    plan = replace(ENDED, check=True, risk="destroy", origin={**RUN.origin, "confirm": True})
+    assert CONFIRM in actions(run_message(plan)[1])
+    assert actions(run_message(replace(plan, message={"answered": True}))[1]) == []
+    assert actions(run_message(replace(plan, state=State.FAILED))[1]) == []
+
+
+def test_what_changed_and_what_waits_is_said() -> None:
+    change = {"host": "h", "field": "vcpus", "before": 1, "after": 3, "effective": "at the next start"}
+    text = plain_text(run_message(replace(ENDED, result={"changes": [change], "changed_hosts": ["h"], "warnings": ["careful"]}))[1])
+    assert "*changed*" in text
+    assert "h: `vcpus` 1 → *3* (at the next start)" in text
+    assert "careful" in text
+    assert "ansible-playbook x.yml" in text
+
+
+@pytest.mark.parametrize("foreign", ["<!channel> <@U2> & *x*", "x" * 10_000, "`" * 50, "\u202e", "<http://evil|click>"])
+def test_foreign_text_is_data_and_fits(foreign: str) -> None:
+    run = replace(ENDED, state=State.FAILED, error=foreign, arguments={"node": foreign}, command=foreign, result={"warnings": [foreign] * 100, "changes": []})
+    text, blocks = run_message(run)
+    assert message_trouble(text, blocks) is None
+    assert "<!channel>" not in str(blocks)
+    assert "<@U2>" not in str(blocks)
+    assert "<http" not in str(blocks)
+    assert message_trouble(runs_text([run] * 10)[:3500], None) is None
+
+
+def test_a_big_answer_fits(store: Store) -> None:
+    nodes = [{"name": f"n{n}", "state": "running", "vcpus": 1, "max_vcpus": 2, "memory": "1GiB", "max_memory": "2GiB"} for n in range(2000)]
+    for result in ({"answers": {"h": {"nodes": nodes}}}, {"answers": {"h": {"console": "line & <x>\n" * 5000}}}):
+        text, blocks = run_message(replace(ENDED, risk="read", result=result))
+        assert message_trouble(text, blocks) is None
+
+
+def test_progress_shows_hosts_and_task() -> None:
+    progress = Progress()
+    progress.add(RunEvent(EventKind.TASK, task="Change CPU"))
+    progress.add(RunEvent(EventKind.OK, host="host1"))
+    assert "Change CPU\nhost1 ok" in plain_text(run_message(RUN, progress)[1])
+
+
+class FakeSlack:
+    """Slack's Web API as far as it is called here, with a refusal for a channel at will. The real wire is the sandbox's part."""
+
+    def __init__(self) -> None:
+        self.posted: list[str] = []
+        self.updates: list[str] = []
+        self.refuse: Callable[[str, str], tuple[int, str] | None] = lambda _method, _channel: None
+
+    async def chat_postMessage(self, *, channel: str, text: str, blocks: list[Any]) -> dict[str, str]:  # noqa: N802 - slack_sdk's name
+        self._maybe(("post"), channel)
+        self.posted.append(channel)
+        return {"channel": channel, "ts": str(len(self.posted))}
+
+    async def chat_update(self, *, channel: str, ts: str, text: str, blocks: list[Any]) -> None:
+        self._maybe("update", channel)
+        self.updates.append(text)
+
+    def _maybe(self, method: str, channel: str) -> None:
+        refused = self.refuse(method, channel)
+        if refused:
+            status, error = refused
+            answer = {"ok": False, "error": error}
+            headers = {"Retry-After": "0.2"}
+            raise SlackApiError(
+                error, AsyncSlackResponse(client=None, http_verb="POST", api_url="", req_args={}, data=answer, headers=headers, status_code=status)
+            )
+
+
+def written(store: Store, key: str, channel: str) -> Run:
+    origin = {"door": "slack", "channel": channel, "response_url": ""}
+    run, _ = store.add_run(key, Request("node.list", {}, "slack:T1/U1", key=key, origin=origin), risk="read", shown_arguments={})
+    return run
+
+
+def deliver(make_runs: Callable[[], Runs], slack: FakeSlack, until: Callable[[], bool]) -> None:
+    async def work() -> None:
+        messages = LiveMessages(make_runs(), slack, 0.01)  # type: ignore[arg-type]
+        task = asyncio.create_task(messages.work())
+        async with asyncio.timeout(10):
+            while not until():  # noqa: ASYNC110 - what is waited for is the database's
+                await asyncio.sleep(0.02)
+        task.cancel()
+
+    asyncio.run(work())
+
+
+def test_what_was_not_delivered_before_a_crash_is_delivered_after_it(make_runs: Callable[[], Runs], store: Store) -> None:
+    written(store, "a", "C1")
+    store.finish("a", State.SUCCEEDED, Result())
+    slack = FakeSlack()
+    deliver(make_runs, slack, lambda: not store.undelivered())
+    assert slack.posted == ["C1"]
+
+
+def test_one_channel_that_refuses_holds_up_no_other(make_runs: Callable[[], Runs], store: Store) -> None:
+    for key, channel in (("bad", "CBAD"), ("good", "CGOOD")):
+        written(store, key, channel)
+        store.finish(key, State.SUCCEEDED, Result())
+    slack = FakeSlack()
+    slack.refuse = lambda _method, channel: (200, "restricted_action_read_only_channel") if channel == "CBAD" else None
+    deliver(make_runs, slack, lambda: not store.undelivered())
+    assert slack.posted == ["CGOOD"]
+    assert [entry["run"] for entry in store.audit() if entry["what"] == "undeliverable"] == ["bad"]
+
+
+def test_a_pause_that_slack_asks_for_is_kept_and_the_end_arrives(make_runs: Callable[[], Runs], store: Store) -> None:
+    written(store, "a", "C1")
+    store.set_message("a", {"channel": "C1", "ts": "1"})
+    store.finish("a", State.SUCCEEDED, Result())
+    slack = FakeSlack()
+    refusals = [(429, "ratelimited")]
+    slack.refuse = lambda _method, _channel: refusals.pop() if refusals else None
+    deliver(make_runs, slack, lambda: not store.undelivered())
+    assert slack.updates == ["node list : succeeded"]
+
+
+def test_a_message_that_was_deleted_is_posted_anew_when_the_run_has_ended(make_runs: Callable[[], Runs], store: Store) -> None:
+    written(store, "a", "C1")
+    store.set_message("a", {"channel": "C1", "ts": "1"})
+    store.finish("a", State.SUCCEEDED, Result())
+    slack = FakeSlack()
+    slack.refuse = lambda method, _channel: (200, "message_not_found") if method == "update" else None
+    deliver(make_runs, slack, lambda: not store.undelivered())
+    assert slack.posted == ["C1"]

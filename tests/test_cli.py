@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: exit codes, what goes where, completion, and a doctor that names what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lepton_ai.settings import Settings
+from tests.conftest import ROOT, write_playbook
+
+pytestmark = pytest.mark.slow
+
+
+def lepton(*words: str, site: Path | None = None, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLACK_", "LEPTON_"))}
+    where = ["--site", str(site)] if site else []
+    done = subprocess.run([sys.executable, "-m", "lepton_ai", *words, *where], capture_output=True, text=True, check=False, cwd="/", env={**clean, **(environment or {})}, timeout=60)  # fmt: skip  # noqa: E501
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def probe(site: Settings, argv: str, lepton_part: str = "{risk: change, rerun: safe, plan: check}") -> None:
+    write_playbook(site.playbooks, "x", "y", f"- name: Do\n  ansible.builtin.command:\n    argv: {argv}\n  changed_when: true", lepton=lepton_part)
+
+
+@pytest.mark.parametrize(("argv", "code", "state"), [("['true']", 0, "succeeded"), ("['false']", 1, "failed")])
+def test_a_run_ends_with_its_code_and_json_is_only_json(site: Settings, argv: str, code: int, state: str) -> None:
+    probe(site, argv)
+    done = lepton("run", "x", "y", "--json", site=site.site)
+    assert done.returncode == code
+    assert json.loads(done.stdout)["state"] == state
+    shown = lepton("runs", "show", json.loads(done.stdout)["id"], site=site.site)
+    assert state in shown.stdout
+    assert "requested" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "x"], "a noun and a verb"),
+        (["run", "z", "y"], "did you mean|expected one of"),
+        (["run", "x", "y", "a=1"], "unknown parameter"),
+        (["runs", "show", "nope"], "there is no run nope"),
+        (["runs", "cancel", "nope"], "no service runs here"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_code_2(site: Settings, words: list[str], message: str) -> None:
+    probe(site, "['true']")
+    done = lepton(*words, site=site.site)
+    assert done.returncode == 2
+    assert any(part in done.stderr for part in message.split("|"))
+
+
+def test_what_destroys_is_not_done_unasked(site: Settings, tmp_path: Path) -> None:
+    probe(site, f"[touch, {tmp_path / 'gone'}]", "{risk: destroy, plan: check}")
+    done = lepton("run", "x", "y", site=site.site)
+    assert done.returncode == 2
+    assert "say --yes" in done.stderr
+    assert not (tmp_path / "gone").exists()
+    assert lepton("run", "x", "y", "--yes", site=site.site).returncode == 0
+    assert (tmp_path / "gone").exists()
+
+
+def test_no_site_says_how_to_make_one() -> None:
+    done = lepton("run", "node", "list")
+    assert done.returncode == 2
+    assert "lepton init" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("inventry: x", "inventry: Extra inputs"), ("slack: {mode: pigeon}", "slack.mode"), ("a: [", "not YAML"), ("[]", "expected a mapping")],
+)
+def test_wrong_settings_name_file_and_key(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "lepton.yml").write_text(content)
+    done = lepton("runs", site=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "lepton.yml" in done.stderr
+
+
+def test_an_existing_site_is_left_alone(tmp_path: Path) -> None:
+    assert lepton("init", str(tmp_path / "site")).returncode == 0
+    (tmp_path / "site" / "lepton.yml").write_text("# mine\n")
+    done = lepton("init", str(tmp_path / "site"))
+    assert done.returncode == 2
+    assert (tmp_path / "site" / "lepton.yml").read_text() == "# mine\n"
+
+
+def test_the_doctor_names_what_is_missing(site: Settings) -> None:
+    write_playbook(site.playbooks, "bad", "one", "- name: x", lepton="{risk: high}")
+    done = lepton("doctor", "--json", site=site.site, environment={"LEPTON_SANDBOX": str(site.site)})
+    assert done.returncode == 1
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert findings["Python"]["good"]
+    assert "lepton.risk" in findings["operations"]["hint"]
+    assert "SLACK_BOT_TOKEN" in findings["Slack credentials"]["detail"]
+    assert "libvirt does not answer" in findings["host here"]["detail"] or "Failed to import" in findings["host here"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("lepton run ", ["host", "node"]), ("lepton run node re", ["reboot", "release", "resize"]), ("lepton run node resize web-1 v", ["vcpus="])],
+)
+def test_the_shell_completes_nouns_verbs_and_parameters(typed: str, offered: list[str]) -> None:
+    environment = {**os.environ, "_LEPTON_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = subprocess.run([ROOT / ".venv/bin/lepton"], capture_output=True, text=True, check=False, cwd="/", env=environment, timeout=60)
+    assert done.stdout.split() == offered
