@@ -75,7 +75,7 @@ def _here(settings: Settings, operation: Operation, arguments: Mapping[str, Any]
         # Beside the main thread, which stays free for Ctrl-C; ansible-runner would take its signal handlers.
         worker = threading.Thread(target=runs.execute, args=(run.id,), name=f"run-{run.id}")
         worker.start()
-        threading.Thread(target=_renew, args=(store, worker), name="leases", daemon=True).start()
+        threading.Thread(target=_renew, args=(runs, worker), name="leases", daemon=True).start()
         while worker.is_alive():
             try:
                 worker.join()
@@ -86,14 +86,14 @@ def _here(settings: Settings, operation: Operation, arguments: Mapping[str, Any]
         store.close()
 
 
-def _renew(store: Store, worker: threading.Thread) -> None:
+def _renew(runs: Runs, worker: threading.Thread) -> None:
     """Keep this process's leases while the worker works; on another machine only their expiry says that we live."""
     while True:
         worker.join(leases.RENEW_SECONDS)
         if not worker.is_alive():
             return
         with suppress(Exception):
-            leases.renew(store)
+            runs.keep_leases()
 
 
 def stored_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:

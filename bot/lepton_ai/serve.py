@@ -18,7 +18,6 @@ from slack_bolt.app.async_app import AsyncApp
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
-from lepton_ai.runs import leases
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.queue import Queue
@@ -34,11 +33,13 @@ from lepton_ai.web.app import web_app
 log = structlog.get_logger()
 RECONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 5
+ORPHAN_SECONDS = 10.0
 DRAIN_SECONDS = 10.0  # how long runs may go on after SIGTERM
 
 
 async def serve(settings: Settings, secrets: Secrets) -> None:
-    """Run until SIGTERM or SIGINT. Runs that are under way go on at the next start."""
+    """Run until SIGTERM or SIGINT. Runs that are under way may end for a while; the others go on at the next start."""
+    _check(settings, secrets)
     catalog = settings.catalog()
     for problem in catalog.problems:
         log.error("an operation cannot be used", problem=str(problem))
@@ -48,50 +49,59 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
     runs = Runs(settings, catalog, store)
     registry = CollectorRegistry()
     runs.listeners.append(_metrics(registry))
+    queue = await asyncio.to_thread(Queue, runs)
+    try:
+        await _open_doors(settings, secrets, runs, queue, registry)
+    finally:
+        await asyncio.to_thread(queue.close, DRAIN_SECONDS)
+        store.close()
+
+
+def _check(settings: Settings, secrets: Secrets) -> None:
+    """Refuse what cannot work before anything is started."""
+    if secrets.slack_bot_token is None:
+        log.warning("no SLACK_BOT_TOKEN: only the command line and the Python API can ask for anything")
+    elif settings.slack.mode == "http" and secrets.slack_signing_secret is None:
+        raise LeptonError("HTTP mode needs SLACK_SIGNING_SECRET", hint="it stands in the app's Basic Information at api.slack.com")
+    elif settings.slack.mode == "socket" and secrets.slack_app_token is None:
+        raise LeptonError("Socket Mode needs SLACK_APP_TOKEN", hint="make one with connections:write at api.slack.com, or set slack.mode to http")
+
+
+async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Queue, registry: CollectorRegistry) -> None:
+    """Keep the doors open until a signal comes."""
     intake = Intake(runs, owner=os_principal(os.getuid()))
     health = {"database": "ok"}
+    workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, health)]
     slack = None
-    workers: list[Coroutine[Any, Any, None]] = []
     if secrets.slack_bot_token is not None:
         client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
         messages, groups = LiveMessages(runs, client, settings.slack.update_seconds), Groups()
         runs.listeners.append(messages.changed)
-    queue = await asyncio.to_thread(Queue, runs)
-    workers.append(_keep_leases(runs, queue, health))
-    if secrets.slack_bot_token is not None:
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
         slack = build_app(intake, queue.start, messages, groups, client=client, signing_secret=signing, command=settings.slack.command)
         workers += [messages.work(), groups.work(client)]
-        if settings.slack.mode == "socket":
-            workers.append(_socket_mode(slack, secrets, health))
-        elif signing is None:
-            raise LeptonError("HTTP mode needs SLACK_SIGNING_SECRET", hint="it stands in the app's Basic Information at api.slack.com")
-    else:
-        log.warning("no SLACK_BOT_TOKEN: only the command line and the Python API can ask for anything")
+        if settings.slack.mode == "socket" and secrets.slack_app_token is not None:
+            workers.append(_socket_mode(slack, secrets.slack_app_token.get_secret_value(), health))
     web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None)
     settings.socket.unlink(missing_ok=True)
     common: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": CLOSE_SECONDS}
     local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, **common))
     remote = uvicorn.Server(uvicorn.Config(web, host=settings.host, port=settings.port, **common))
-    try:
-        async with asyncio.TaskGroup() as group:
-            stop = asyncio.Event()
-            for server in (local, remote):
-                group.create_task(_until_stopped(server))
-            tasks = [group.create_task(worker) for worker in workers]
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            while not (local.started and remote.started):  # noqa: ASYNC110 - uvicorn has no event for it
-                await asyncio.sleep(0.01)
-            log.info("lepton serves", socket=str(settings.socket), http=f"http://{settings.host}:{settings.port}", operations=len(catalog.operations))
-            await stop.wait()
-            local.should_exit = remote.should_exit = True
-            for task in tasks:
-                task.cancel()
-    finally:
-        await asyncio.to_thread(queue.close, DRAIN_SECONDS)
-        store.close()
-        settings.socket.unlink(missing_ok=True)
+    async with asyncio.TaskGroup() as group:
+        stop = asyncio.Event()
+        for server in (local, remote):
+            group.create_task(_until_stopped(server))
+        tasks = [group.create_task(worker) for worker in workers]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        while not (local.started and remote.started):  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        log.info("lepton serves", socket=str(settings.socket), http=f"http://{settings.host}:{settings.port}", operations=len(runs.catalog.operations))
+        await stop.wait()
+        local.should_exit = remote.should_exit = True
+        for task in tasks:
+            task.cancel()
+    settings.socket.unlink(missing_ok=True)
 
 
 async def _until_stopped(server: uvicorn.Server) -> None:
@@ -102,11 +112,9 @@ async def _until_stopped(server: uvicorn.Server) -> None:
         raise LeptonError(f"cannot listen on {server.config.uds or f'{server.config.host}:{server.config.port}'}", hint="is another service there?") from error
 
 
-async def _socket_mode(app: AsyncApp, secrets: Secrets, health: dict[str, str]) -> None:
+async def _socket_mode(app: AsyncApp, app_token: str, health: dict[str, str]) -> None:
     """Stay connected for ever. The client reconnects by itself once it was connected; the first time is ours to repeat."""
-    if secrets.slack_app_token is None:
-        raise LeptonError("Socket Mode needs SLACK_APP_TOKEN", hint="make one with connections:write at api.slack.com, or set slack.mode to http")
-    handler = AsyncSocketModeHandler(app, secrets.slack_app_token.get_secret_value(), web_client=app.client)
+    handler = AsyncSocketModeHandler(app, app_token, web_client=app.client)
     health["slack"] = "connecting"
     try:
         while True:
@@ -125,12 +133,11 @@ async def _socket_mode(app: AsyncApp, secrets: Secrets, health: dict[str, str]) 
             await handler.close_async()  # type: ignore[no-untyped-call]
 
 
-async def _keep_leases(runs: Runs, queue: Queue, health: dict[str, str]) -> None:
-    """Renew what lives, give back what the dead held, take up what they left. A database that stumbles ends nothing."""
+async def _take_up_orphans(queue: Queue, health: dict[str, str]) -> None:
+    """Go on with what dead processes left, for ever. A database that stumbles ends nothing."""
     while True:
-        await asyncio.sleep(leases.RENEW_SECONDS)
+        await asyncio.sleep(ORPHAN_SECONDS)
         try:
-            await asyncio.to_thread(leases.renew, runs.store)
             await asyncio.to_thread(queue.take_up_orphans)
             health["database"] = "ok"
         except Exception as error:

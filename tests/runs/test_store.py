@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The database, on SQLite and on PostgreSQL: the same answers."""
 
+import secrets
 import subprocess
 import tempfile
 import threading
@@ -56,7 +57,7 @@ def test_a_key_is_one_run_however_many_ask_at_once(any_store: Store) -> None:
     seen: list[tuple[str, bool]] = []
 
     def ask() -> None:
-        run, new = any_store.add_run(request_of(), risk="change", shown_arguments={})
+        run, new = any_store.add_run(secrets.token_hex(4), request_of(), risk="change", shown_arguments={})
         seen.append((run.id, new))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -70,7 +71,7 @@ def test_a_key_is_one_run_however_many_ask_at_once(any_store: Store) -> None:
 
 
 def test_a_run_ends_once(any_store: Store) -> None:
-    run, _ = any_store.add_run(request_of(origin={"door": "slack"}), risk="change", shown_arguments={})
+    run, _ = any_store.add_run("one", request_of(origin={"door": "slack"}), risk="change", shown_arguments={})
     assert any_store.unfinished() == [run]
     assert any_store.set_running(run.id, "ansible-playbook …")
     assert any_store.finish(run.id, State.SUCCEEDED, Result(changed_hosts=["here"]))

@@ -80,6 +80,8 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
 
     Blocks. Nothing of the attempt is left when it returns: no process, no private folder.
     """
+    if not job.inventory.exists():  # ansible-runner would take its name for an inventory's content
+        return State.FAILED, f"the inventory {job.inventory} is missing"
     ended = threading.Event()
     verdict: list[State] = []
 
@@ -122,7 +124,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
         processes.end_attempt(job.token)
         _keep_output(job)
         shutil.rmtree(job.private_dir, ignore_errors=True)
-    if verdict:
+    if verdict and status != "successful":
         return verdict[0], "canceled" if verdict[0] is State.CANCELED else f"not finished within {job.timeout} s"
     if status == "successful":
         return State.SUCCEEDED, ""
@@ -151,7 +153,7 @@ def _environment(job: Job, prepared: Mapping[str, str]) -> dict[str, str]:
         "ANSIBLE_HOME": str(job.private_dir / "home"),
         "ANSIBLE_LOCAL_TEMP": str(job.private_dir / "tmp"),
         "ANSIBLE_HOST_KEY_CHECKING": "True",  # ansible-runner would turn it off
-        "ANSIBLE_INVENTORY_UNPARSED_FAILED": "True",
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True",
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_NOCOLOR": "True",
         "ANSIBLE_PIPELINING": "True",

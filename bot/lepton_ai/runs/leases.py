@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+import structlog
 
 from lepton_ai.runs import processes
 from lepton_ai.runs.store import LEASES, WAITING, Store
 
+log = structlog.get_logger()
 LEASE_SECONDS = 30.0
 RENEW_SECONDS = 10.0
 
@@ -90,9 +92,14 @@ def release(store: Store, owner: str) -> None:
         connection.execute(WAITING.delete().where(WAITING.c.owner == owner))
 
 
-def renew(store: Store) -> None:
-    """Renew the leases of every owner whose process lives on this machine."""
-    living = {holder.owner for holder in holders(store) if holder.alive}
+def leave_queue(store: Store, owner: str) -> None:
+    """Give up waiting, and keep what is held."""
+    with store.transaction() as connection:
+        connection.execute(WAITING.delete().where(WAITING.c.owner == owner))
+
+
+def renew(store: Store, living: Collection[str]) -> None:
+    """Renew the leases of these owners."""
     if living:
         with store.transaction() as connection:
             connection.execute(LEASES.update().where(LEASES.c.owner.in_(living)).values(expires=time.time() + LEASE_SECONDS))
@@ -114,9 +121,15 @@ def dead_owners(store: Store) -> list[str]:
 
 
 def acquire(store: Store, holder: Holder, locks: Sequence[str], *, wait: Callable[[list[str]], bool]) -> bool:
-    """Take all locks, calling `wait(owners before us)` between tries; False when `wait` gives up."""
-    while blocking := try_acquire(store, holder, locks):
+    """Take all locks, calling `wait(owners before us)` between tries; False when `wait` gives up, with nothing more held than before."""
+    while True:
+        try:
+            blocking = try_acquire(store, holder, locks)
+        except sa.exc.OperationalError as error:
+            log.warning("the database does not answer; waiting", error=str(error.orig))
+            blocking = ["database"]
+        if not blocking:
+            return True
         if not wait(blocking):
-            release(store, holder.owner)
+            leave_queue(store, holder.owner)
             return False
-    return True

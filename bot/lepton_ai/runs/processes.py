@@ -14,6 +14,7 @@ from pathlib import Path
 
 TOKEN_VARIABLE = "LEPTON_ATTEMPT"  # noqa: S105 - a name, no secret
 PROC = Path("/proc")
+STUBBORN_SECONDS = 10.0  # a process in the kernel cannot be killed; it must not hold up everything else
 
 
 def boot_id() -> str:
@@ -55,7 +56,7 @@ def end_attempt(token: str, grace: float = 1.0) -> bool:
     """End every process of an attempt and return whether there was one.
 
     The root of the tree gets SIGTERM, which makes ansible-playbook end its workers and modules by itself; what is
-    left after `grace` seconds is killed, again and again until nothing carries the token.
+    left after `grace` seconds is killed, again and again for ten more.
     """
     pids = of_attempt(token)
     if not pids:
@@ -66,7 +67,8 @@ def end_attempt(token: str, grace: float = 1.0) -> bool:
     deadline = time.monotonic() + grace
     while (pids := of_attempt(token)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    while pids := of_attempt(token):
+    deadline = time.monotonic() + STUBBORN_SECONDS
+    while (pids := of_attempt(token)) and time.monotonic() < deadline:
         for pid in pids:
             _signal(pid, signal.SIGKILL)
         time.sleep(0.02)

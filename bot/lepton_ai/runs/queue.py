@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import threading
 import uuid
 from collections.abc import Callable
 from importlib import import_module
@@ -19,12 +20,15 @@ from pathlib import Path
 from typing import IO
 
 import sqlalchemy as sa
+import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.runs.leases import RENEW_SECONDS
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.service import Runs
 
+log = structlog.get_logger()
 SCHEMA_VERSION = "1"  # of what a pending run means; raise it only with a migration
 _execute: Callable[[str], Run] | None = None
 
@@ -62,9 +66,19 @@ class Queue:
             config["system_database_engine"] = _sqlite_engine(state_dir / "dbos.sqlite")
         _execute = runs.execute
         self._runs = runs
+        self._closed = threading.Event()
         DBOS(config=config)
         DBOS.launch()
+        # A thread of its own, up to the very end: whatever else is slow, what lives must not look dead.
+        threading.Thread(target=self._keep_leases, name="leases", daemon=True).start()
         self.take_up_orphans()
+
+    def _keep_leases(self) -> None:
+        while not self._closed.wait(RENEW_SECONDS):
+            try:
+                self._runs.keep_leases()
+            except Exception:
+                log.exception("leases could not be renewed; trying again")
 
     def start(self, run_id: str) -> None:
         """Begin a run, or do nothing when it has begun."""
@@ -81,6 +95,7 @@ class Queue:
     def close(self, drain_seconds: float) -> None:
         """Let runs end for so long, then end them; they are taken up at the next start. The lock is given up last."""
         self._runs.stop(drain_seconds)
+        self._closed.set()
         DBOS.destroy()
         self._lock.close()
 

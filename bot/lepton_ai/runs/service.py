@@ -11,10 +11,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 import structlog
 from ansible_collections.lepton.cloud.plugins.module_utils._operation import secret_names
 
@@ -29,6 +30,8 @@ from lepton_ai.runs.store import Store
 from lepton_ai.settings import Settings
 
 log = structlog.get_logger()
+FINISH_PAUSES = (0.5, 2.0, 5.0)  # seconds between tries to write a run's end
+STOP_SECONDS = 15.0  # for what was ended to have ended
 WAIT_SECONDS = 1.0  # between looks at leases that another process holds; those of this process wake us
 Listener = Callable[[Run, Progress], None]
 
@@ -45,8 +48,9 @@ class Runs:
         self._progress: dict[str, Progress] = {}
         self._released = threading.Condition()
         self._slots = threading.BoundedSemaphore(settings.max_runs)
-        self._stopping = threading.Event()
-        self._busy = 0
+        self._stopping = False
+        self._cut_short: set[str] = set()
+        self._claims: set[str] = set()
 
     # -- asking --------------------------------------------------------------------------------------------------
 
@@ -70,14 +74,20 @@ class Runs:
         return run, new
 
     def cancel(self, run_id: str, principal: str) -> bool:
-        """Ask a run of this process to end, and return whether it was there to be asked."""
+        """Ask a run to end, and return whether it had not ended already.
+
+        Raises LeptonError for a run that another process is at: only that one can end it.
+        """
         run = self.store.run(run_id)
         if run.state.final:
             return False
-        self.store.record(run_id, principal, "cancel", {})
         with self._released:
+            here = run_id in self._cancels
+            if not here and any(holder.owner.partition("/")[0] == run_id for holder in leases.holders(self.store)):
+                raise LeptonError(f"run {run_id} is another process's, and has to be canceled there")
             self._cancels.setdefault(run_id, threading.Event()).set()
             self._released.notify_all()
+        self.store.record(run_id, principal, "cancel", {})
         return True
 
     def progress(self, run_id: str) -> Progress:
@@ -99,23 +109,44 @@ class Runs:
         run that `stop()` cut short; the next start takes it up.
         """
         claim = leases.process_holder(f"{run_id}/{uuid.uuid4().hex[:8]}")
-        while blocking := leases.try_acquire(self.store, claim, [f"run/{run_id}"]):
-            dead = set(leases.dead_owners(self.store))
-            if not dead.intersection(blocking):
-                leases.release(self.store, claim.owner)
+        with self._released:
+            if self._stopping:
                 return self.store.run(run_id)
+            self._claims.add(claim.owner)
+        try:
+            if self._claimed(run_id, claim):
+                self._execute_claimed(run_id, claim)
+        finally:
+            # Out of the set first: what cannot be released now is released by keep_leases().
+            with self._released:
+                self._claims.discard(claim.owner)
+                self._released.notify_all()
+            leases.release(self.store, claim.owner)
+        return self.store.run(run_id)
+
+    def _claimed(self, run_id: str, claim: leases.Holder) -> bool:
+        """Return whether this execution may have the run; a dead claimant's attempts are ended first."""
+        while blocking := leases.try_acquire(self.store, claim, [f"run/{run_id}"]):
+            if not set(leases.dead_owners(self.store)).intersection(blocking):
+                return False
             self.clear_dead_leases()
+        return True
+
+    def _execute_claimed(self, run_id: str, claim: leases.Holder) -> None:
         with self._released:
             cancel = self._cancels.setdefault(run_id, threading.Event())
             progress = self._progress[run_id] = Progress()
-            self._busy += 1
+            if self._stopping:
+                self._cut_short.add(run_id)
+                cancel.set()
         try:
             run = self.store.run(run_id)
             if not run.state.final:
                 self._bring_to_end(run, claim, cancel, progress)
         finally:
-            self._let_go(run_id, claim.owner)
-        return self.store.run(run_id)
+            with self._released:
+                self._cancels.pop(run_id, None)
+                self._progress.pop(run_id, None)
 
     def _bring_to_end(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> None:
         try:
@@ -125,12 +156,23 @@ class Runs:
         except Exception as problem:
             log.exception("a run failed in an unforeseen way", run=run.id)
             state, error = State.FAILED, f"Lepton itself failed: {type(problem).__name__}: {problem}"
-        if self._stopping.is_set() and state is State.CANCELED:
+        if run.id in self._cut_short and state is State.CANCELED:
             return
-        self.store.finish(run.id, state, progress.result, error)
+        self._finish(run.id, state, progress.result, error)
         if not (run.origin.get("confirm") and state is State.SUCCEEDED):
             self.forget_secrets(run.id)
         self._tell(run.id)
+
+    def _finish(self, run_id: str, state: State, result: Result, error: str) -> None:
+        """Write the end; a database that stumbles is asked again before the run is left to the next start."""
+        for pause in FINISH_PAUSES:
+            try:
+                self.store.finish(run_id, state, result, error)
+                return
+            except sa.exc.OperationalError as trouble:
+                log.warning("a run's end could not be written yet", run=run_id, error=str(trouble.orig))
+                time.sleep(pause)
+        self.store.finish(run_id, state, result, error)
 
     def _attempt(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> tuple[State, str]:
         operation = self.catalog.operations.get(run.operation)
@@ -150,18 +192,18 @@ class Runs:
             if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel):
                 return State.CANCELED, "canceled before it began"
         try:
-            return self._run(run, operation, arguments, cancel, progress)
+            return self._run(run, operation, arguments, claim.owner, cancel, progress)
         finally:
             self._slots.release()
 
-    def _run(self, run: Run, operation: Operation, arguments: Mapping[str, Any], cancel: threading.Event, progress: Progress) -> tuple[State, str]:
+    def _run(self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, cancel: threading.Event, progress: Progress) -> tuple[State, str]:
         token = uuid.uuid4().hex
         shown = command_line(operation.playbook, self.settings.inventory, run.arguments, check=run.check)
         if cancel.is_set():
             return State.CANCELED, "canceled before it began"
         if not self.store.set_running(run.id, shown):
             return self.store.run(run.id).state, ""
-        self.store.add_attempt(token, run.id, processes.boot_id())
+        self.store.add_attempt(token, run.id, owner, processes.boot_id())
         self._tell(run.id)
         config = self.settings.site / "ansible.cfg"
         job = Job(
@@ -186,7 +228,8 @@ class Runs:
             self._tell(run.id)
 
         state, error = execute(job, on_event, cancel)
-        self.store.end_attempt(token, state.value)
+        with suppress(sa.exc.OperationalError):  # it stays open, which costs a look at the next recovery
+            self.store.end_attempt(token, state.value)
         if state is State.FAILED and progress.result.failures:
             error = "; ".join(f"{host}: {why}" for host, why in progress.result.failures.items())
         return state, error
@@ -197,36 +240,48 @@ class Runs:
 
     def stop(self, seconds: float) -> None:
         """Let runs end for so long, then end what still runs; the next start takes it up. Blocks until none is left."""
-        deadline = time.monotonic() + seconds
         with self._released:
-            self._released.wait_for(lambda: not self._busy, timeout=seconds)
-            self._stopping.set()
-            for cancel in self._cancels.values():
-                cancel.set()
+            self._stopping = True
+            self._released.wait_for(lambda: not self._claims, timeout=seconds)
+            for run_id, cancel in self._cancels.items():
+                if not cancel.is_set():
+                    self._cut_short.add(run_id)
+                    cancel.set()
             self._released.notify_all()
-            self._released.wait_for(lambda: not self._busy, timeout=max(5.0, deadline - time.monotonic()))
+            self._released.wait_for(lambda: not self._claims, timeout=STOP_SECONDS)
+
+    def keep_leases(self) -> None:
+        """Renew what lives on this machine, and give back what this process holds without being at it any more."""
+        me = leases.process_holder("")
+        living = set()
+        for holder in leases.holders(self.store):
+            if (holder.boot_id, holder.pid, holder.pid_started) == (me.boot_id, me.pid, me.pid_started) and holder.owner not in self._claims:
+                leases.release(self.store, holder.owner)
+            elif holder.alive:
+                living.add(holder.owner)
+        leases.renew(self.store, living)
 
     # -- after a crash -------------------------------------------------------------------------------------------
 
     def orphans(self) -> list[Run]:
-        """Return the runs that nobody is at, after ending what dead processes of theirs left running on this machine."""
+        """Return the runs that nobody is at."""
         self.clear_dead_leases()
         claimed = {holder.owner.partition("/")[0] for holder in leases.holders(self.store)}
-        found = [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress]
-        for run in found:
-            self._end_open_attempts(run.id)
-        return found
+        return [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress]
 
     def clear_dead_leases(self) -> None:
         """Give back the leases of owners that are gone, after ending what they had started."""
         for owner in leases.dead_owners(self.store):
-            run_id = owner.partition("/")[0]
-            self._end_open_attempts(run_id)
+            # Of this owner only: the run may have a new claimant by now, whose attempt is none of ours.
+            self._end_open_attempts(owner.partition("/")[0], owner)
             leases.release(self.store, owner)
 
-    def _end_open_attempts(self, run_id: str) -> bool:
-        """End every attempt that an earlier process left, and return whether this run was ever attempted."""
-        for token, boot in self.store.open_attempts(run_id):
+    def _end_open_attempts(self, run_id: str, owner: str | None = None) -> bool:
+        """End the attempts that an earlier process left, and return whether this run was ever attempted.
+
+        Without `owner` for whoever holds the run's claim: then every attempt that is open is of somebody dead.
+        """
+        for token, boot in self.store.open_attempts(run_id, owner):
             if boot == processes.boot_id():
                 processes.end_attempt(token)
                 shutil.rmtree(self._private_dir(token), ignore_errors=True)
@@ -244,23 +299,17 @@ class Runs:
         with self._released:
             if not cancel.is_set():
                 self._released.wait(WAIT_SECONDS)
-        self.clear_dead_leases()
+        with suppress(sa.exc.OperationalError):  # waiting goes on while a database does not answer
+            self.clear_dead_leases()
         return not cancel.is_set()
-
-    def _let_go(self, run_id: str, owner: str) -> None:
-        try:
-            leases.release(self.store, owner)
-        finally:
-            with self._released:
-                self._cancels.pop(run_id, None)
-                self._progress.pop(run_id, None)
-                self._busy -= 1
-                self._released.notify_all()
 
     def _tell(self, run_id: str) -> None:
         if not self.listeners:
             return
-        run, progress = self.store.run(run_id), self.progress(run_id)
+        try:
+            run, progress = self.store.run(run_id), self.progress(run_id)
+        except sa.exc.OperationalError:
+            return  # the next event tells more
         for listener in tuple(self.listeners):
             try:
                 listener(run, progress)

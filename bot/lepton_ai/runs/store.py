@@ -44,6 +44,7 @@ ATTEMPTS = sa.Table(
     metadata,
     sa.Column("token", sa.String, primary_key=True),
     sa.Column("run", sa.String, nullable=False, index=True),
+    sa.Column("owner", sa.String, nullable=False, index=True),
     sa.Column("boot_id", sa.String, nullable=False),
     sa.Column("started", sa.Float, nullable=False),
     sa.Column("ended", sa.Float),
@@ -201,19 +202,24 @@ class Store:
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
-    def add_attempt(self, token: str, run_id: str, boot_id: str) -> None:
-        """Record an attempt before its process exists, so that no process can be left that nobody knows of."""
+    def add_attempt(self, token: str, run_id: str, owner: str, boot_id: str) -> None:
+        """Record an attempt before its process exists, so that no process can be left that nobody knows of.
+
+        `owner` is the claim under which it runs.
+        """
         with self.transaction() as connection:
-            connection.execute(ATTEMPTS.insert().values(token=token, run=run_id, boot_id=boot_id, started=time.time(), outcome=""))
+            connection.execute(ATTEMPTS.insert().values(token=token, run=run_id, owner=owner, boot_id=boot_id, started=time.time(), outcome=""))
             _record(connection, run_id, "", "attempt", {"token": token})
 
     def end_attempt(self, token: str, outcome: str) -> None:
         with self.transaction() as connection:
             connection.execute(ATTEMPTS.update().where(ATTEMPTS.c.token == token).values(ended=time.time(), outcome=outcome))
 
-    def open_attempts(self, run_id: str) -> list[tuple[str, str]]:
-        """Return (token, boot id) of the attempts that nobody has ended."""
+    def open_attempts(self, run_id: str, owner: str | None = None) -> list[tuple[str, str]]:
+        """Return (token, boot id) of a run's attempts that nobody has ended, of one owner where it is given."""
         query = sa.select(ATTEMPTS.c.token, ATTEMPTS.c.boot_id).where(ATTEMPTS.c.run == run_id, ATTEMPTS.c.ended.is_(None))
+        if owner is not None:
+            query = query.where(ATTEMPTS.c.owner == owner)
         with self.engine.connect() as connection:
             return [(row.token, row.boot_id) for row in connection.execute(query)]
 

@@ -124,7 +124,11 @@ class LiveMessages:
         try:
             await self._deliver(pending.run, pending.progress)
         except UndeliverableError as error:
-            await self._give_up(pending.run, str(error))
+            try:
+                await self._give_up(pending.run, str(error))
+            except Exception:
+                log.exception("giving up could not be written down")
+                self._again(pending)
         except SlackApiError as error:
             response = error.response
             self._again(pending)
@@ -154,6 +158,8 @@ class LiveMessages:
 
     async def _deliver(self, run: Run, progress: Progress | None) -> None:
         fresh = await asyncio.to_thread(self._runs.store.run, run.id)
+        if fresh.state.final:
+            self._running.pop(run.id, None)
         try:
             text, blocks = run_message(fresh, progress)
         except Exception:

@@ -98,7 +98,7 @@ class Host:
 
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
-        self._need_local("reading a console")
+        self.need_local("reading a console")
         domain = self._domain(name)
         path = read_paths(domain.XMLDesc())["console"] if domain is not None else None
         if path is None:
@@ -165,7 +165,8 @@ class Host:
         driver, _separator, rest = self.uri.partition("://")
         return rest.startswith("/") and driver.partition("+")[2] in ("", "unix")
 
-    def _need_local(self, what: str) -> None:
+    def need_local(self, what: str) -> None:
+        """Raise NodeError when the hypervisor's files are on another machine."""
         if not self._local:
             raise NodeError("%s needs the host's own files, which %s does not reach: run this module on that host, with its local URI" % (what, self.uri))
 
@@ -190,7 +191,7 @@ class Host:
                 elif step.action == "resume":
                     self._must(name).resume()
                 elif step.action == "finish":
-                    self._mark(name, "")
+                    self._finish(name)
                 elif step.action == "mark_releasing":
                     self._mark(name, "releasing")
                 elif step.action == "destroy":
@@ -254,7 +255,7 @@ class Host:
 
     def check_image(self, boot: Boot) -> None:
         """Raise NodeError when the node could not be made from its image or its disk would not fit."""
-        self._need_local("creating a node")
+        self.need_local("creating a node")
         disk_image = self._image(boot.image)[0]
         wanted = boot.disk or 0
         if disk_image is not None:
@@ -358,27 +359,32 @@ class Host:
         if direct_boot and boot.disk is None:
             return
         partial = path + ".partial"
+        if _same_file(partial, path):
+            return  # made by an earlier try that was cut short before it could say so
+        if os.path.exists(path):
+            raise NodeError("%s is there already, and is left as it is: move it away" % path)
+        if os.path.exists(partial):
+            os.unlink(partial)
         command = ["qemu-img", "create", "-q", "-f", "qcow2"]
         if disk_image:
             command += ["-b", disk_image, "-F", "qcow2"]
         command += [partial] + ([str(boot.disk)] if boot.disk else [])
-        try:
-            code, _out, trouble = self._run(command)
-            if code:
-                raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
-            os.link(partial, path)
-        except FileExistsError:
-            raise NodeError("%s is there already, and is left as it is: move it away" % path) from None
-        finally:
-            if os.path.exists(partial):
-                os.unlink(partial)
+        code, _out, trouble = self._run(command)
+        if code:
+            raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
+        # The second name stays until the creation is finished: it is what says that the disk is ours.
+        os.link(partial, path)
 
     def _delete_files(self, domain: Any) -> None:
-        """Delete the files that the domain itself names, as far as they lie where nodes' files lie."""
-        self._need_local("removing a node")
-        paths = read_paths(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        """Delete the files that the domain itself names, as far as they lie where nodes' files lie, and are its own."""
+        self.need_local("removing a node")
+        xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        paths = read_paths(xml)
         home = os.path.realpath(self.disk_dir)
-        for path in (paths["disk"], (paths["disk"] or "") + ".partial", paths["console"]):
+        disk, partial = paths["disk"], (paths["disk"] or "") + ".partial"
+        # While a creation is unfinished, a file under the disk's name may be somebody else's.
+        own_disk = disk if read_unfinished(xml) != "creating" or _same_file(partial, disk) else None
+        for path in (own_disk, partial, paths["console"]):
             if path and os.path.dirname(os.path.realpath(path)) == home and os.path.exists(path):
                 os.unlink(path)
 
@@ -386,10 +392,14 @@ class Host:
         """Undo a creation: this very domain, and the files that it names."""
         if domain.isActive():
             domain.destroy()
-        # A disk that was there before is not ours to delete: only one that this creation finished is.
-        if not read_unfinished(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)):
-            self._delete_files(domain)
+        self._delete_files(domain)
         domain.undefine()
+
+    def _finish(self, name: str) -> None:
+        self._mark(name, "")
+        partial = (read_paths(self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))["disk"] or "") + ".partial"
+        if os.path.exists(partial):
+            os.unlink(partial)
 
     def _mark(self, name: str, unfinished: str) -> None:
         xml = self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
@@ -456,6 +466,10 @@ class Host:
             libvirt.virEventRemoveTimeout(timer)
             for handle in handles:
                 self.connection.domainEventDeregisterAny(handle)
+
+
+def _same_file(one: str, other: str | None) -> bool:
+    return other is not None and os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 @contextmanager

@@ -200,7 +200,8 @@ def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
 
 def _removal(node: Node) -> Plan:
     # The mark first: cut short anywhere, the node says what it is and can only be released again.
-    steps = [Step("mark_releasing")] + ([Step("destroy")] if node.live else []) + [Step("delete_disk"), Step("undefine")]
+    marks = [] if node.unfinished == "creating" else [Step("mark_releasing")]  # that mark says whose the disk is
+    steps = marks + ([Step("destroy")] if node.live else []) + [Step("delete_disk"), Step("undefine")]
     changes = [
         Change("state", node.state, "absent"),
         Change("vcpus", node.config.vcpus, None),

@@ -190,8 +190,10 @@ def read_wish(params: dict) -> Wish:
 def plan_for(host: Host, wish: Wish) -> Plan:
     plan = make_plan(wish, host.node(wish.name), host.capacity())
     for step in plan.steps:
-        if step.action == "define":
+        if step.action in ("define", "create_disk"):
             host.check_image(given(step.boot))
+        if step.action == "delete_disk":
+            host.need_local("removing a node")
     return plan
 
 
