@@ -272,3 +272,83 @@ def test_a_full_disk_is_said_and_nothing_is_left(host: Host, tmp_path: Path) -> 
         assert not list(small.glob("full*"))
     finally:
         subprocess.run(["umount", "--lazy", small], check=True)
+
+
+def cut_short(host: Host, name: str, unfinished: str) -> None:
+    """Put the node into the state in which a kill between two steps leaves it."""
+    xml = host.virsh("dumpxml", name, "--inactive").replace('unfinished=""', f'unfinished="{unfinished}"')
+    path = host.hypervisor.folder / "cut.xml"
+    path.write_text(xml)
+    host.virsh("define", str(path))
+
+
+def test_a_creation_that_was_cut_short_is_finished_by_the_next_run(host: Host) -> None:
+    disk = host.hypervisor.folder / "disks" / "half.qcow2"
+    wish: dict[str, Any] = {"state": "present", "image": "guest", "vcpus": 1, "memory": "64MiB", "disk": "64MiB"}
+    assert host.node("half", **wish)["changed"]
+    try:
+        cut_short(host, "half", "creating")
+        disk.unlink()
+        assert host.node("half", **wish)["steps"] == ["create_disk", "finish"]
+        assert disk.exists()
+        assert not host.node("half", **wish)["changed"]
+        # Cut short after the disk was published: it is not made again, and stays what it was.
+        cut_short(host, "half", "creating")
+        os.link(disk, f"{disk}.partial")
+        inode = disk.stat().st_ino
+        assert host.node("half", **wish)["changed"]
+        assert disk.stat().st_ino == inode
+        assert not Path(f"{disk}.partial").exists()
+        # Under the disk's name lies somebody else's file: it is neither overwritten nor deleted.
+        cut_short(host, "half", "creating")
+        disk.write_bytes(b"somebody's data")
+        assert "is left as it is" in host.node("half", **wish)["msg"]
+    finally:
+        assert host.node("half", state="absent")["changed"]
+    assert disk.read_bytes() == b"somebody's data"
+    disk.unlink()
+
+
+def test_a_release_that_was_cut_short_can_only_be_released_again(host: Host) -> None:
+    disk = host.hypervisor.folder / "disks" / "leaving.qcow2"
+    host.node("leaving", state="present", image="guest", vcpus=1, memory="64MiB", disk="64MiB")
+    cut_short(host, "leaving", "releasing")
+    assert "release it again" in host.node("leaving", state="running")["msg"]
+    assert host.node("leaving", state="absent")["changed"]
+    assert not disk.exists()
+    assert not host.node("leaving", state="absent")["changed"]
+
+
+def test_a_disk_that_is_gone_is_not_replaced_by_an_empty_one(host: Host) -> None:
+    disk = host.hypervisor.folder / "disks" / "moved.qcow2"
+    host.node("moved", state="present", image="guest", vcpus=1, memory="64MiB", disk="64MiB")
+    disk.rename(f"{disk}.elsewhere")
+    assert "is not where it was" in host.node("moved", state="running")["msg"]
+    assert not disk.exists()
+    Path(f"{disk}.elsewhere").rename(disk)
+    host.node("moved", state="absent")
+
+
+def test_a_paused_node_is_said_to_be_paused_and_goes_on(host: Host, web: tuple[str, int]) -> None:
+    host.virsh("suspend", web[0])
+    (shown,) = host.module("virtual_node_info", name=web[0])["nodes"]
+    assert shown["state"] == "paused"
+    assert host.node(web[0], state="running")["steps"] == ["resume"]
+    assert host.virsh("domstate", web[0]) == "running"
+
+
+def test_an_image_smaller_disk_and_a_path_for_an_image_are_refused(host: Host) -> None:
+    image = host.hypervisor.folder / "images" / "big.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64M"], check=True)
+    assert "smaller than the image" in host.node("small", state="present", image="big", vcpus=1, memory="64MiB", disk="8MiB")["msg"]
+    assert "is not an image" in host.node("small", state="present", image="../disks/web-1", vcpus=1, memory="64MiB")["msg"]
+    assert host.node("small", state="present", image="big", vcpus=1, memory="64MiB")["changed"]
+    assert host.node("small", state="absent", check=True)["changes"][-1]["field"] == "disk"
+    assert host.node("small", state="absent")["changed"]
+
+
+def test_a_remote_connection_changes_no_files_of_this_machine(host: Host) -> None:
+    remote = host.hypervisor.uri.replace("qemu+unix:///session", "qemu+ssh://nowhere.invalid/session")
+    answer = host.node("far", state="absent", uri=remote)
+    assert answer["failed"]
+    assert "libvirt does not answer" in answer["msg"]
