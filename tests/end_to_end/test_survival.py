@@ -106,7 +106,6 @@ def test_an_upgrade_in_between_loses_nothing(workspace_stand: Stand, ada: Person
     ada.say("/lepton probe slow")
     eventually(lambda: lines(trace) == ["begin"])
     workspace_stand.bot.kill()
-    workspace_stand.bot.environment["LEPTON_TEST_UPGRADE"] = "1"
     upgrade = workspace_stand.folder / "upgrade"
     upgrade.mkdir(exist_ok=True)
     # Other code than before: DBOS's default version would be another, and leave the run behind.

@@ -125,12 +125,6 @@ def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     return [_code(table) for table in tables] or [_section("There is none.")]
 
 
-def answer_text(result: Result) -> str:
-    """Return what a read answered, as plain text for a terminal."""
-    texts = [block["text"]["text"] for block in _answer_blocks(result.answers)]
-    return "\n".join(_unescape(text.removeprefix("```\n").removesuffix("\n```")) for text in texts)
-
-
 def _buttons(run: Run) -> list[Block]:
     if not run.state.final:
         return [{"type": "actions", "block_id": f"run-{run.id}", "elements": [_button("Cancel", CANCEL, run.id, "danger")]}]
