@@ -1,27 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo, step by step, against the real hypervisor and the real Bolt app: over Socket Mode, and over signed HTTP."""
 
-import io
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from tests.conftest import eventually, write_probes
 
+from lepton_ai.runs import processes
 from lepton_ai.sandbox.hypervisor import stop_hypervisor
 from lepton_ai.sandbox.people import Person, text_of
-from lepton_ai.sandbox.stand import Stand, stand
-from lepton_ai.sandbox.tour import Tour
+from lepton_ai.sandbox.stand import stand
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
 
-def test_the_whole_tour(workspace_stand: Stand) -> None:
-    said = io.StringIO()
-    Tour(workspace_stand, Console(file=said, width=200)).play()
-    assert "`vcpus` 1 → *3*" in said.getvalue()
+def test_the_demo_plays_by_itself_and_leaves_nothing() -> None:
+    """`make demo SCRIPT=1` and `make demo-clean`, but for the set-up that runs this test."""
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    lepton = [sys.executable, "-m", "lepton_ai", "sandbox", "--folder", str(folder)]
+    played = subprocess.run([*lepton, "--script"], capture_output=True, text=True, check=False, timeout=280, cwd="/")
+    assert played.returncode == 0, played.stdout + played.stderr
+    assert "`vcpus` 1 → *3*" in played.stdout
+    assert played.stdout.rstrip().endswith("Every step was as it should be.")
+    daemon = int((folder / "libvirtd.pid").read_text())
+    assert processes.start_time(daemon) is not None
+    subprocess.run([*lepton, "--clean"], check=True, timeout=60, cwd="/")
+    assert not folder.exists()
+    assert processes.start_time(daemon) is None
 
 
 def test_over_http_with_signatures_and_retries() -> None:

@@ -183,7 +183,15 @@ function drawModal(view) {
   if (!dialog.open) dialog.showModal();
 }
 
+// What happens while the state is being fetched is taken in after it: it may be in it already, or not yet.
+let loaded = false;
+const waiting = [];
+
 function take(change) {
+  if (!loaded) {
+    waiting.push(change);
+    return;
+  }
   if (change.type === "message") {
     const list = state.messages[change.message.channel];
     const index = list.findIndex((message) => message.ts === change.message.ts);
@@ -198,10 +206,13 @@ function take(change) {
 }
 
 async function load() {
+  loaded = false;
   const fresh = await (await fetch("/people/state")).json();
   Object.assign(state, { users: fresh.users, channels: fresh.channels, messages: fresh.messages });
   byId("status").classList.toggle("on", fresh.connected);
   byId("status").querySelector("span").textContent = fresh.connected ? "bot connected" : "waiting for the bot";
+  loaded = true;
+  waiting.splice(0).forEach(take);
   draw();
   if (!fresh.connected) setTimeout(load, 500);
 }
