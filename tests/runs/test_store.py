@@ -101,3 +101,12 @@ def test_a_database_that_cannot_be_used_is_said_without_its_password(tmp_path: P
     with pytest.raises(LeptonError, match="cannot be used") as caught:
         Store(tmp_path, "postgresql+psycopg://u:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
+
+
+def test_a_database_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    with first.transaction() as connection:
+        connection.exec_driver_sql("ALTER TABLE lepton_attempts RENAME COLUMN owner TO other")
+    first.close()
+    with pytest.raises(LeptonError, match="lepton_attempts lacks owner"):
+        Store(tmp_path)

@@ -97,8 +97,17 @@ class Store:
         try:
             with self.transaction() as connection:
                 metadata.create_all(connection)
+                self._refuse_other_schema(connection)
         except sa.exc.OperationalError as error:
             raise LeptonError(f"the database {self.engine.url.render_as_string()} cannot be used: {error.orig}") from error
+
+    def _refuse_other_schema(self, connection: sa.Connection) -> None:
+        inspector = sa.inspect(connection)
+        for table in metadata.tables.values():
+            missing = set(table.columns.keys()) - {column["name"] for column in inspector.get_columns(table.name)}
+            if missing:
+                where = self.engine.url.render_as_string()
+                raise LeptonError(f"the database {where} is of another version of Lepton: {table.name} lacks {', '.join(sorted(missing))}", hint="move it away")
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
