@@ -7,14 +7,14 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from lepton_ai.access.rules import Caller
 from lepton_ai.intake import Intake
 from lepton_ai.logs import configure_logs
 from lepton_ai.operations.catalog import Operation
-from lepton_ai.operations.parsing import typed_arguments
+from lepton_ai.operations.parsing import Command, typed_arguments
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.progress import Progress
@@ -59,7 +59,7 @@ def _there(client: ServiceClient, operation: Operation, arguments: Mapping[str, 
             client.cancel(run["id"])
 
 
-def _here(settings: Settings, operation: Operation, arguments: Mapping[str, Any], *, check: bool, why: str, watch: Watch) -> dict[str, Any]:
+def _here(settings: Settings, operation: Operation, arguments: dict[str, Any], *, check: bool, why: str, watch: Watch) -> dict[str, Any]:
     store = Store(settings.state_dir, settings.database_url)
     try:
         runs = Runs(settings, settings.catalog(), store)
@@ -71,7 +71,7 @@ def _here(settings: Settings, operation: Operation, arguments: Mapping[str, Any]
 
         runs.listeners.append(listener)
         intake = Intake(runs, owner=principal)
-        run, _new = intake.submit_values(Caller(principal), operation, arguments, key=f"{principal}:{uuid.uuid4().hex}", check=check, why=why)
+        run, _new = intake.submit(Caller(principal), Command(operation, arguments), key=f"{principal}:{uuid.uuid4().hex}", check=check, why=why)
         # Beside the main thread, which stays free for Ctrl-C; ansible-runner would take its signal handlers.
         worker = threading.Thread(target=runs.execute, args=(run.id,), name=f"run-{run.id}")
         worker.start()
@@ -101,11 +101,8 @@ def stored_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:
     client = service(settings.socket)
     if client is not None:
         return client.runs(limit)
-    store = Store(settings.state_dir, settings.database_url)
-    try:
+    with closing(Store(settings.state_dir, settings.database_url)) as store:
         return [run_json(run) for run in store.runs(limit)]
-    finally:
-        store.close()
 
 
 def stored_run(settings: Settings, run_id: str) -> dict[str, Any]:
@@ -113,8 +110,5 @@ def stored_run(settings: Settings, run_id: str) -> dict[str, Any]:
     client = service(settings.socket)
     if client is not None:
         return client.run(run_id)
-    store = Store(settings.state_dir, settings.database_url)
-    try:
+    with closing(Store(settings.state_dir, settings.database_url)) as store:
         return {**run_json(store.run(run_id)), "audit": store.audit(run_id)}
-    finally:
-        store.close()

@@ -93,11 +93,6 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
         while not ended.wait(END_SECONDS):
             processes.end_attempt(job.token)
 
-    def watch_end() -> None:
-        # One waiter for two events: an ended run wakes the watcher through the same event as a cancel.
-        ended.set()
-        cancel.set()
-
     watcher = threading.Thread(target=watch, name=f"watch-{job.run_id}", daemon=True)
     try:
         _write_inputs(job)
@@ -118,7 +113,9 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
         log.exception("ansible-runner failed", run=job.run_id)
         return State.FAILED, f"the playbook could not be run: {error}"
     finally:
-        watch_end()
+        # The watcher waits for one event: an ended run wakes it through the same one as a cancel.
+        ended.set()
+        cancel.set()
         if watcher.is_alive():
             watcher.join()
         processes.end_attempt(job.token)
