@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
+import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NEEDS = {
     "libvirt": ("libvirtd", "qemu-system-x86_64", "qemu-img", "virsh", "busybox", "cpio"),
     "browser": ("chromium",),
+    "ssh": ("sshd", "ssh", "nc"),
 }
 SYSTEM_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -108,6 +113,58 @@ def hypervisor() -> Iterator[Hypervisor]:
     link_guest_image(folder)
     yield running
     stop_hypervisor(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class SshServer:
+    """A real sshd on this machine's loopback address, which stands for a managed host far away."""
+
+    port: int
+    key: Path
+    known_hosts: Path
+    command: Path
+    user: str
+
+    @property
+    def host_vars(self) -> dict[str, Any]:
+        """The inventory's connection variables of this host."""
+        options = f"-o UserKnownHostsFile={self.known_hosts} -o IdentitiesOnly=yes -F none"
+        return {
+            "ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": self.port, "ansible_user": self.user,
+            "ansible_ssh_private_key_file": str(self.key), "ansible_ssh_common_args": options, "ansible_python_interpreter": "/usr/bin/python3",
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def ssh_server() -> Iterator[SshServer]:
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
+    (folder / "authorized_keys").write_bytes((folder / "user.pub").read_bytes())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\n"
+        f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+    )
+    command = folder / "ssh"  # libvirt's URIs have no room for ssh's own options
+    command.write_text(f'#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile={folder}/known_hosts "$@"\n')
+    command.chmod(0o700)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it; Debian's service would make it
+    daemon = subprocess.Popen([shutil.which("sshd", path=SYSTEM_PATH) or "sshd", "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL)
+
+    def listens() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    eventually(listens)
+    yield SshServer(port, folder / "user", folder / "known_hosts", command, getpass.getuser())
+    daemon.terminate()
+    daemon.wait(10)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import ROOT, eventually
+from tests.conftest import ROOT, SshServer, eventually
 
 from lepton_ai.sandbox.hypervisor import Hypervisor
 from lepton_ai.sandbox.stand import free_port
@@ -352,3 +352,67 @@ def test_a_remote_connection_changes_no_files_of_this_machine(host: Host) -> Non
     answer = host.node("far", state="absent", uri=remote)
     assert answer["failed"]
     assert "libvirt does not answer" in answer["msg"]
+
+
+@pytest.fixture
+def far(host: Host, ssh_server: SshServer) -> dict[str, str]:
+    """The options with which the hypervisor is reached over ssh, as one on another machine would be."""
+    path = host.hypervisor.uri.partition("socket=")[2]
+    options = f"socket={path}&keyfile={ssh_server.key}&command={ssh_server.command}"
+    return {"uri": f"qemu+ssh://{ssh_server.user}@127.0.0.1:{ssh_server.port}/session?{options}"}
+
+
+@pytest.mark.ssh
+def test_the_whole_life_of_a_node_over_a_remote_connection(host: Host, far: dict[str, str]) -> None:
+    port = free_port()
+    wish: dict[str, Any] = {
+        "state": "running", "image": "guest", "vcpus": 1, "memory": "128MiB", "max_vcpus": 2, "disk": "16MiB", "forward_ports": [f"{port}:80"],
+    }  # fmt: skip
+    before = host.everything()
+    planned = host.node("far-1", check=True, **far, **wish)
+    assert planned["changed"], planned
+    assert host.everything() == before
+    made = host.node("far-1", **far, **wish)
+    assert made["changed"], made
+    assert made["steps"] == planned["steps"] == ["define", "create_disk", "finish", "start"]
+    try:
+        assert not host.node("far-1", **far, **wish)["changed"]
+        disk = host.hypervisor.folder / "disks" / "far-1.qcow2"
+        assert json.loads(subprocess.check_output(["qemu-img", "info", "-U", "--output=json", disk]))["virtual-size"] == 16 * 1024 * 1024
+        assert not disk.with_name(disk.name + ".partial").exists()
+        eventually(lambda: guest(port, lambda seen: True), 60)
+        assert host.node("far-1", vcpus=2, **far)["changes"] == [{"field": "vcpus", "before": 1, "after": 2, "effective": "now"}]
+        eventually(lambda: guest(port, lambda seen: seen["cpus"] == 2))
+        assert "lepton guest" in host.module("virtual_node_info", name="far-1", console_bytes=100_000, **far)["console"]
+    finally:
+        gone = host.node("far-1", state="absent", **far)
+    assert gone["changed"], gone
+    assert host.everything() == before
+    assert not host.node("far-1", state="absent", **far)["changed"]
+
+
+@pytest.mark.ssh
+def test_bad_input_over_a_remote_connection_is_said_and_nothing_is_left(host: Host, far: dict[str, str]) -> None:
+    images, disks = host.hypervisor.folder / "images", host.hypervisor.folder / "disks"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", images / "base.qcow2", "32M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "raw", images / "plain.qcow2", "32M"], check=True)
+    disks.mkdir(exist_ok=True)
+    (disks / "taken.qcow2").write_text("somebody's")
+    before = host.everything()
+    small: dict[str, Any] = {"state": "present", "vcpus": 1, "memory": "64MiB", **far}
+    assert "there is no image 'nothing'" in host.node("far-2", image="nothing", **small)["msg"]
+    assert "is raw, not qcow2" in host.node("far-2", image="plain", **small)["msg"]
+    assert "smaller than the image" in host.node("far-2", image="base", disk="8MiB", **small)["msg"]
+    assert "does not fit" in host.node("far-2", image="base", disk="900TiB", **small)["msg"]
+    assert "exists although no node uses it" in host.node("taken", image="base", **small)["msg"]
+    assert host.everything() == before
+    assert (disks / "taken.qcow2").read_text() == "somebody's"
+    (disks / "taken.qcow2").unlink()
+    made = host.node("far-2", image="base", **small)
+    assert made["changed"], made
+    assert "base.qcow2" in subprocess.check_output(["qemu-img", "info", disks / "far-2.qcow2"], text=True)
+    cut_short(host, "far-2", "creating")
+    (disks / "far-2.qcow2.partial").touch()
+    assert host.node("far-2", image="base", **small)["changed"]  # made anew, and finished
+    assert not (disks / "far-2.qcow2.partial").exists()
+    assert host.node("far-2", state="absent", **far)["changed"]

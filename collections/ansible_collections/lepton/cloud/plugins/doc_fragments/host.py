@@ -11,7 +11,8 @@ class ModuleDocFragment:
 options:
   uri:
     description:
-      - The libvirt connection of the host, as the host itself would write it.
+      - The libvirt connection of the host, as the host itself would write it. With the URI of another machine, such as
+        V(qemu+ssh://root@kvm1/system), images, disks and console logs are reached as libvirt's storage volumes.
     type: str
     default: qemu:///system
   image_dir:

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterator
 
 from ._domain_xml import marked, read_boot, read_paths, read_size, read_unfinished, render_domain, resized
+from ._local_files import LocalFiles, Run
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given
 from ._units import format_size
+from ._volume_files import VolumeFiles
 
 try:
     import libvirt
@@ -23,13 +25,12 @@ except ImportError:
 
 KIB = 1024
 MIB = 1024 * KIB
-PROBE_SECONDS = 1.5  # takes 0.2 s where virtualisation works, and in software emulation
+PROBE_SECONDS = 10.0  # for a firmware to boot in software emulation, which takes 0.1 to 0.2 s
+PROBE_FACTOR = 3  # a firmware that takes longer than so many times that is not virtualised by hardware
+PROBE_SLACK = 0.3  # seconds that starting a process may vary
 PROBE_END = b"No bootable device"
 REPRESS_SECONDS = 5  # a guest that is still booting does not hear the power button
-
-
-# Runs a command and returns (code, output, errors): AnsibleModule.run_command without its own failing.
-Run = Callable[[List[str]], Tuple[int, str, str]]
+LONGEST_CMDLINE = 4096  # bytes of a kernel command line
 
 
 class Host:
@@ -40,7 +41,6 @@ class Host:
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         libvirt.virEventRegisterDefaultImpl()
         self.uri = uri
-        self._run = run
         self.image_dir = image_dir
         self.disk_dir = disk_dir
         self.cpu_overcommit = cpu_overcommit
@@ -49,6 +49,7 @@ class Host:
             self.connection = libvirt.open(uri)
         except libvirt.libvirtError as error:
             raise NodeError("libvirt does not answer at %s: %s. Is libvirtd running there?" % (uri, error)) from error
+        self._files = LocalFiles(run) if self._local else VolumeFiles(self.connection)
 
     def close(self) -> None:
         self.connection.close()
@@ -98,19 +99,11 @@ class Host:
 
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
-        self.need_local("reading a console")
         domain = self._domain(name)
         path = read_paths(domain.XMLDesc())["console"] if domain is not None else None
         if path is None:
             raise NodeError("%s keeps no console log" % name)
-        try:
-            with open(path, "rb") as log:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - limit))
-                return log.read().decode("utf-8", "replace")
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            raise NodeError("the console log of %s cannot be read: %s" % (name, error)) from error
+        return self._files.read(path, limit).decode("utf-8", "replace")
 
     def _domain(self, name: str) -> Any:
         try:
@@ -165,10 +158,12 @@ class Host:
         driver, _separator, rest = self.uri.partition("://")
         return rest.startswith("/") and driver.partition("+")[2] in ("", "unix")
 
-    def need_local(self, what: str) -> None:
-        """Raise NodeError when the hypervisor's files are on another machine."""
-        if not self._local:
-            raise NodeError("%s needs the host's own files, which %s does not reach: run this module on that host, with its local URI" % (what, self.uri))
+    @property
+    def lock_dir(self) -> str:
+        """Return where locks of this host stand; of one on another machine, only what runs on this machine sees them."""
+        if self._local:
+            return self.disk_dir
+        return os.path.expanduser("~/.cache/lepton/locks/" + hashlib.sha256(self.uri.encode()).hexdigest()[:16])
 
     # -- change --------------------------------------------------------------------------------------------------
 
@@ -239,53 +234,33 @@ class Host:
         if "/" in image and not os.path.isabs(image):
             raise NodeError("%s is not an image: expected a name in %s or an absolute path" % (ascii(image[:80]), self.image_dir))
         path = image if os.path.isabs(image) else os.path.join(self.image_dir, image)
-        if os.path.isdir(path):
-            try:
-                with open(os.path.join(path, "cmdline"), encoding="utf-8") as file:
-                    cmdline = file.read().strip()
-            except FileNotFoundError:
-                cmdline = "console=ttyS0"
-            boot = {"kernel": os.path.join(path, "vmlinuz"), "initrd": os.path.join(path, "initrd.img"), "cmdline": cmdline}
-            if all(os.path.exists(boot[field]) for field in ("kernel", "initrd")):
-                return None, boot
+        boot = {"kernel": os.path.join(path, "vmlinuz"), "initrd": os.path.join(path, "initrd.img")}
+        if all(self._files.is_file(file) for file in boot.values()):
+            cmdline = self._files.read(os.path.join(path, "cmdline"), LONGEST_CMDLINE).decode("utf-8", "replace").strip()
+            return None, dict(boot, cmdline=cmdline or "console=ttyS0")
         for candidate in (path, path + ".qcow2"):
-            if os.path.isfile(candidate):
+            if self._files.is_file(candidate):
                 return candidate, None
         raise NodeError("there is no image %s: expected a qcow2 file or a folder with vmlinuz and initrd.img in %s" % (ascii(image[:80]), self.image_dir))
 
     def check_image(self, boot: Boot) -> None:
         """Raise NodeError when the node could not be made from its image or its disk would not fit."""
-        self.need_local("creating a node")
         disk_image = self._image(boot.image)[0]
         wanted = boot.disk or 0
         if disk_image is not None:
-            smallest = self._image_size(disk_image)
+            smallest = self._files.qcow2_size(disk_image)
             if wanted and wanted < smallest:
                 raise NodeError("a disk of %s is smaller than the image %s, which needs %s" % (format_size(wanted), boot.image, format_size(smallest)))
-        folder = self.disk_dir
-        while not os.path.exists(folder):
-            folder = os.path.dirname(folder)
-        room = os.statvfs(folder)
-        free = room.f_bavail * room.f_frsize
-        if wanted > free:
+        free = self._files.free(self.disk_dir)
+        if free is not None and wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
-
-    def _image_size(self, path: str) -> int:
-        """Return the virtual size of a qcow2 image in bytes."""
-        code, out, trouble = self._run(["qemu-img", "info", "--output=json", path])
-        if code:
-            raise NodeError("the image %s cannot be read: %s (qemu-img is in the package qemu-utils)" % (path, trouble.strip()))
-        facts = json.loads(out)
-        if facts.get("format") != "qcow2":
-            raise NodeError("the image %s is %s, not qcow2" % (path, facts.get("format")))
-        return int(facts["virtual-size"])
 
     def _define(self, name: str, step: Step, virtualization: str, warnings: list[str]) -> Any:
         """Return the new domain, which bears the mark of an unfinished creation."""
         size, boot = given(step.size), given(step.boot)
         direct_boot = self._image(boot.image)[1]
-        os.makedirs(self.disk_dir, mode=0o711, exist_ok=True)
-        if os.path.exists(self.disk_path(name)):
+        self._files.make_folder(self.disk_dir)
+        if self._files.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
         kind = self._virtualization(virtualization, warnings)
         if self._domain(name) is not None:
@@ -317,12 +292,22 @@ class Host:
     def _kvm_trouble(self) -> str | None:
         """Return why KVM is not usable here, None when it is.
 
-        /dev/kvm may exist, guests may even start, and yet crawl; so the firmware is booted and must come to its end.
+        /dev/kvm may exist, guests may even start, and yet crawl (nested virtualisation without hardware support); so a
+        firmware is booted both ways, and must not be slower with KVM than in software emulation.
         """
+        try:
+            limit = PROBE_FACTOR * self._firmware_seconds("qemu", PROBE_SECONDS) + PROBE_SLACK
+            self._firmware_seconds("kvm", limit)
+        except (libvirt.libvirtError, NodeError) as error:
+            return str(error)
+        return None
+
+    def _firmware_seconds(self, kind: str, limit: float) -> float:
+        """Return how long a probe guest's firmware takes to boot; raise NodeError when it has not after `limit` seconds."""
         probe = (
-            "<domain type='kvm'><name>lepton-probe-%d</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>"
+            "<domain type='%s'><name>lepton-probe-%d</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>"
             "<os><type arch='x86_64' machine='q35'>hvm</type><bios useserial='yes'/></os>"
-            "<devices><serial type='pty'/><console type='pty'/><memballoon model='none'/></devices></domain>" % os.getpid()
+            "<devices><serial type='pty'/><console type='pty'/><memballoon model='none'/></devices></domain>" % (kind, os.getpid())
         )
         domain = stream = None
         seen = b""
@@ -332,61 +317,44 @@ class Host:
             stream = self.connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
             domain.openConsole(None, stream, 0)
             domain.resume()
-            deadline = time.monotonic() + PROBE_SECONDS
+            began = time.monotonic()
             while PROBE_END not in seen:
-                if time.monotonic() > deadline:
-                    return "the firmware of a probe guest did not boot within %.1f s" % PROBE_SECONDS
+                if time.monotonic() > began + limit:
+                    raise NodeError("the firmware of a probe guest (%s) did not boot within %.1f s" % (kind, limit))
                 received = stream.recv(4096)
                 if isinstance(received, bytes):
                     seen += received
                 else:
                     libvirt.virEventRunDefaultImpl()
-        except libvirt.libvirtError as error:
-            return str(error)
+            return time.monotonic() - began
         finally:
             libvirt.virEventRemoveTimeout(timer)
             if stream is not None:
                 stream.abort()
             if domain is not None:
                 domain.destroy()
-        return None
 
     def _create_disk(self, name: str, step: Step) -> None:
-        """Make the disk under another name and give it its own when it is whole; a file that is there already stays."""
-        path = read_paths(self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))["disk"] or self.disk_path(name)
         boot = given(step.boot)
         disk_image, direct_boot = self._image(boot.image)
         if direct_boot and boot.disk is None:
             return
-        partial = path + ".partial"
-        if _same_file(partial, path):
-            return  # made by an earlier try that was cut short before it could say so
-        if os.path.exists(path):
-            raise NodeError("%s is there already, and is left as it is: move it away" % path)
-        if os.path.exists(partial):
-            os.unlink(partial)
-        command = ["qemu-img", "create", "-q", "-f", "qcow2"]
-        if disk_image:
-            command += ["-b", disk_image, "-F", "qcow2"]
-        command += [partial] + ([str(boot.disk)] if boot.disk else [])
-        code, _out, trouble = self._run(command)
-        if code:
-            raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
-        # The second name stays until the creation is finished: it is what says that the disk is ours.
-        os.link(partial, path)
+        path = self._config_paths(self._must(name))["disk"] or self.disk_path(name)
+        self._files.make_disk(path, disk_image, boot.disk)
+
+    def _config_paths(self, domain: Any) -> dict[str, Any]:
+        return read_paths(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
     def _delete_files(self, domain: Any) -> None:
         """Delete the files that the domain itself names, as far as they lie where nodes' files lie, and are its own."""
-        self.need_local("removing a node")
-        xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-        paths = read_paths(xml)
-        home = os.path.realpath(self.disk_dir)
-        disk, partial = paths["disk"], (paths["disk"] or "") + ".partial"
+        paths = self._config_paths(domain)
+        disk, creating = paths["disk"], read_unfinished(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) == "creating"
         # While a creation is unfinished, a file under the disk's name may be somebody else's.
-        own_disk = disk if read_unfinished(xml) != "creating" or _same_file(partial, disk) else None
-        for path in (own_disk, partial, paths["console"]):
-            if path and os.path.dirname(os.path.realpath(path)) == home and os.path.exists(path):
-                os.unlink(path)
+        if disk and (not creating or self._files.is_own(disk)):
+            self._files.delete(disk, self.disk_dir)
+        for path in (disk and disk + ".partial", paths["console"]):
+            if path:
+                self._files.delete(path, self.disk_dir)
 
     def _take_back(self, domain: Any) -> None:
         """Undo a creation: this very domain, and the files that it names."""
@@ -397,9 +365,9 @@ class Host:
 
     def _finish(self, name: str) -> None:
         self._mark(name, "")
-        partial = (read_paths(self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))["disk"] or "") + ".partial"
-        if os.path.exists(partial):
-            os.unlink(partial)
+        disk = self._config_paths(self._must(name))["disk"]
+        if disk:
+            self._files.delete(disk + ".partial", self.disk_dir)
 
     def _mark(self, name: str, unfinished: str) -> None:
         xml = self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
@@ -466,10 +434,6 @@ class Host:
             libvirt.virEventRemoveTimeout(timer)
             for handle in handles:
                 self.connection.domainEventDeregisterAny(handle)
-
-
-def _same_file(one: str, other: str | None) -> bool:
-    return other is not None and os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 @contextmanager

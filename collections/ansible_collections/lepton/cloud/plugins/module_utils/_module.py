@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import sys
+import threading
 from contextlib import contextmanager
 from typing import Any, Iterator
 
@@ -24,9 +28,25 @@ HOST_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def end_with_controller() -> None:
+    """End this process and what it started as soon as nobody reads its output any more.
+
+    Over ssh a module outlives its controller, which closes the connection and no more (a cancel, a crash, a cable).
+    """
+
+    def watch() -> None:
+        waiting = select.poll()
+        waiting.register(sys.stdout.fileno(), 0)  # errors and hang-ups are always reported
+        waiting.poll()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="controller", daemon=True).start()
+
+
 @contextmanager
 def connected(module: AnsibleModule) -> Iterator[_libvirt.Host]:
     """Yield the module's host; whatever goes wrong ends the module with a sentence, never with a traceback."""
+    end_with_controller()
     if _libvirt.libvirt is None:
         module.fail_json(msg=missing_required_lib("libvirt (Debian package python3-libvirt)"))
     for option in ("image_dir", "disk_dir"):

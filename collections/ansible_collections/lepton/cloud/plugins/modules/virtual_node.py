@@ -192,8 +192,6 @@ def plan_for(host: Host, wish: Wish) -> Plan:
     for step in plan.steps:
         if step.action in ("define", "create_disk"):
             host.check_image(given(step.boot))
-        if step.action == "delete_disk":
-            host.need_local("removing a node")
     return plan
 
 
@@ -220,10 +218,10 @@ def main() -> None:
     with connected(module) as host, ExitStack() as locks, ExitStack() as capacity:
         wish = read_wish(module.params)
         if not module.check_mode:
-            locks.enter_context(host_lock(host.disk_dir, "node." + wish.name, LOCK_SECONDS))
+            locks.enter_context(host_lock(host.lock_dir, "node." + wish.name, LOCK_SECONDS))
             if wish.vcpus is not None or wish.memory is not None:
                 # Two nodes that grow at once must not both be promised the last free memory.
-                capacity.enter_context(host_lock(host.disk_dir, "host", LOCK_SECONDS))
+                capacity.enter_context(host_lock(host.lock_dir, "host", LOCK_SECONDS))
         plan = plan_for(host, wish)
         if plan.changed and not module.check_mode:
             for warning in host.apply(
