@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 from lepton_ai.access.rules import Caller
@@ -15,7 +15,6 @@ from lepton_ai.intake import Intake
 from lepton_ai.logs import configure_logs
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import Command, typed_arguments
-from lepton_ai.runs import leases
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
@@ -75,25 +74,17 @@ def _here(settings: Settings, operation: Operation, arguments: dict[str, Any], *
         # Beside the main thread, which stays free for Ctrl-C; ansible-runner would take its signal handlers.
         worker = threading.Thread(target=runs.execute, args=(run.id,), name=f"run-{run.id}")
         worker.start()
-        threading.Thread(target=_renew, args=(runs, worker), name="leases", daemon=True).start()
+        ended = threading.Event()
+        threading.Thread(target=runs.keep, args=(ended,), name="leases", daemon=True).start()
         while worker.is_alive():
             try:
                 worker.join()
             except KeyboardInterrupt:
                 runs.cancel(run.id, principal)
+        ended.set()
         return run_json(store.run(run.id))
     finally:
         store.close()
-
-
-def _renew(runs: Runs, worker: threading.Thread) -> None:
-    """Keep this process's leases while the worker works; on another machine only their expiry says that we live."""
-    while True:
-        worker.join(leases.RENEW_SECONDS)
-        if not worker.is_alive():
-            return
-        with suppress(Exception):
-            runs.keep_leases()
 
 
 def stored_runs(settings: Settings, limit: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -261,6 +262,9 @@ def sandbox(
         stop_hypervisor(folder)
         shutil.rmtree(folder, ignore_errors=True)
         return
+    # A shell starts background jobs with SIGINT ignored; SIGTERM would leave the bot behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with stand(folder, port=0 if script else port) as running:
         if script:
             Tour(running, out).play()

@@ -2,6 +2,7 @@
 """All or none, first come first served, and what the dead held is free again."""
 
 import subprocess
+import time
 from dataclasses import replace
 
 import pytest
@@ -53,5 +54,5 @@ def test_the_dead_are_known_at_once_on_this_machine_and_by_expiry_on_another(sto
     process.kill()
     process.wait()
     assert eventually(lambda: dead_owners(store)) == ["child"]
-    monkeypatch.setattr(leases.time, "time", lambda real=leases.time.time: real() + leases.LEASE_SECONDS + 1)
+    monkeypatch.setattr(time, "time", lambda real=time.time: real() + leases.LEASE_SECONDS + 1)
     assert set(dead_owners(store)) == {"child", "far"}

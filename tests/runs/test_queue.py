@@ -34,7 +34,8 @@ queue.start(run.id)
 deadline = time.monotonic() + 60
 while not (store.run(run.id).state.final and store.run(written.id).state.final):
     assert time.monotonic() < deadline, "not ended"
-    time.sleep(0.05)
+    time.sleep(0.5)
+    queue.take_up_orphans()
 print(store.run(run.id).state, store.run(written.id).state)
 from dbos import DBOS
 print(sorted({workflow.app_version for workflow in DBOS.list_workflows()}) == [SCHEMA_VERSION])

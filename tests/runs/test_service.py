@@ -21,7 +21,7 @@ from lepton_ai.intake import Intake, RefusedError
 from lepton_ai.operations.parsing import Command
 from lepton_ai.runs import leases
 from lepton_ai.runs.executor import MASK
-from lepton_ai.runs.model import Request, Run, State
+from lepton_ai.runs.model import Request, Result, Run, State
 from lepton_ai.runs.service import Runs
 from lepton_ai.settings import Settings
 
@@ -186,3 +186,46 @@ def test_the_same_key_is_the_same_run(make_runs: Callable[[], Runs], site: Setti
     runs = make_runs()
     first = runs.submit(Request("x.y", {}, OWNER, key="same"))
     assert runs.submit(Request("x.y", {}, OWNER, key="same")) == (first[0], False)
+
+
+def test_a_cancel_asked_of_another_process_ends_the_run(site: Settings, make_runs: Callable[[], Runs], tmp_path: Path) -> None:
+    write_playbook(site.playbooks, "x", "y", command("sleep", "60"))
+    runs, elsewhere = make_runs(), make_runs()
+    run = ask(runs)
+    ended = threading.Event()
+    threading.Thread(target=runs.keep, args=(ended,), daemon=True).start()
+    thread = threading.Thread(target=runs.execute, args=(run.id,))
+    thread.start()
+    eventually(lambda: runs.store.run(run.id).state is State.RUNNING)
+    assert elsewhere.cancel(run.id, OWNER)
+    thread.join(10)
+    ended.set()
+    assert runs.store.run(run.id).state is State.CANCELED
+    assert not elsewhere.cancel(run.id, OWNER)
+
+
+def test_a_run_that_was_asked_to_end_before_anybody_was_at_it_never_begins(site: Settings, make_runs: Callable[[], Runs], tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    write_playbook(site.playbooks, "x", "y", command("touch", str(trace)))
+    runs = make_runs()
+    run = ask(runs)
+    assert runs.cancel(run.id, OWNER)
+    assert runs.execute(run.id).state is State.CANCELED
+    assert not trace.exists()
+
+
+def test_who_lost_its_claim_writes_nothing(site: Settings, make_runs: Callable[[], Runs], store: Any) -> None:
+    write_playbook(site.playbooks, "x", "y", command("sleep", "60"))
+    runs = make_runs()
+    run = ask(runs)
+    thread = threading.Thread(target=runs.execute, args=(run.id,))
+    thread.start()
+    eventually(lambda: runs.store.run(run.id).state is State.RUNNING)
+    (claim,) = {holder.owner for holder in leases.holders(store)}
+    leases.release(store, claim)
+    assert leases.try_acquire(store, leases.process_holder(f"{run.id}/successor"), [f"run/{run.id}"]) == []
+    assert not store.finish(run.id, State.SUCCEEDED, Result(), claim=claim)
+    assert not store.set_running(run.id, "again", claim)
+    runs.keep_leases()
+    thread.join(10)
+    assert store.run(run.id).state is State.RUNNING

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import sqlalchemy as sa
 import structlog
 
 from lepton_ai.runs import processes
-from lepton_ai.runs.store import LEASES, WAITING, Store
+from lepton_ai.runs.store import LEASES, WAITING, Store, now
 
 log = structlog.get_logger()
 LEASE_SECONDS = 30.0
@@ -29,9 +28,14 @@ class Holder:
     pid_started: int
 
     @property
+    def here(self) -> bool:
+        """Whether it is of this boot of this machine."""
+        return self.boot_id == processes.boot_id()
+
+    @property
     def alive(self) -> bool:
         """Whether the process still runs; of another machine, only the lease's expiry tells."""
-        return self.boot_id == processes.boot_id() and processes.start_time(self.pid) == self.pid_started
+        return self.here and processes.start_time(self.pid) == self.pid_started
 
 
 def process_holder(owner: str, pid: int | None = None) -> Holder:
@@ -48,12 +52,12 @@ def try_acquire(store: Store, holder: Holder, locks: Sequence[str]) -> list[str]
     """
     if not locks:
         return []
-    now = time.time()
     with store.transaction() as connection:
-        connection.execute(WAITING.delete().where(WAITING.c.expires < now))
+        at = now(connection)
+        connection.execute(WAITING.delete().where(WAITING.c.expires < at))
         holders = [row.owner for row in connection.execute(sa.select(LEASES.c.owner).where(LEASES.c.lock.in_(locks))) if row.owner != holder.owner]
         mine = connection.execute(sa.select(WAITING.c.since).where(WAITING.c.owner == holder.owner)).scalar_one_or_none()
-        since = now if mine is None else mine
+        since = at if mine is None else mine
         earlier = [
             row.owner
             for row in connection.execute(sa.select(WAITING).where(WAITING.c.since < since).order_by(WAITING.c.since))
@@ -62,9 +66,9 @@ def try_acquire(store: Store, holder: Holder, locks: Sequence[str]) -> list[str]
         blocking = list(dict.fromkeys(holders + earlier))
         if blocking:
             if mine is None:
-                connection.execute(WAITING.insert().values(owner=holder.owner, locks=list(locks), since=since, expires=now + LEASE_SECONDS))
+                connection.execute(WAITING.insert().values(owner=holder.owner, locks=list(locks), since=since, expires=at + LEASE_SECONDS))
             else:
-                connection.execute(WAITING.update().where(WAITING.c.owner == holder.owner).values(expires=now + LEASE_SECONDS))
+                connection.execute(WAITING.update().where(WAITING.c.owner == holder.owner).values(expires=at + LEASE_SECONDS))
             return blocking
         connection.execute(WAITING.delete().where(WAITING.c.owner == holder.owner))
         connection.execute(LEASES.delete().where(LEASES.c.owner == holder.owner))
@@ -77,7 +81,7 @@ def try_acquire(store: Store, holder: Holder, locks: Sequence[str]) -> list[str]
                     "boot_id": holder.boot_id,
                     "pid": holder.pid,
                     "pid_started": holder.pid_started,
-                    "expires": now + LEASE_SECONDS,
+                    "expires": at + LEASE_SECONDS,
                 }
                 for lock in sorted(set(locks))
             ],
@@ -98,11 +102,13 @@ def leave_queue(store: Store, owner: str) -> None:
         connection.execute(WAITING.delete().where(WAITING.c.owner == owner))
 
 
-def renew(store: Store, living: Collection[str]) -> None:
-    """Renew the leases of these owners."""
-    if living:
-        with store.transaction() as connection:
-            connection.execute(LEASES.update().where(LEASES.c.owner.in_(living)).values(expires=time.time() + LEASE_SECONDS))
+def renew(store: Store, living: Collection[str]) -> set[str]:
+    """Renew the leases of these owners, and return those that still have any: the others were taken for dead."""
+    if not living:
+        return set()
+    with store.transaction() as connection:
+        connection.execute(LEASES.update().where(LEASES.c.owner.in_(living)).values(expires=now(connection) + LEASE_SECONDS))
+        return set(connection.execute(sa.select(LEASES.c.owner).where(LEASES.c.owner.in_(living))).scalars())
 
 
 def holders(store: Store) -> list[Holder]:
@@ -115,9 +121,16 @@ def holders(store: Store) -> list[Holder]:
 def dead_owners(store: Store) -> list[str]:
     """Return the owners whose process is gone: on this machine seen at once, on another when its leases have expired."""
     with store.engine.connect() as connection:
-        expired = set(connection.execute(sa.select(LEASES.c.owner).where(LEASES.c.expires < time.time())).scalars())
-    here = processes.boot_id()
-    return [holder.owner for holder in holders(store) if (holder.boot_id == here and not holder.alive) or (holder.boot_id != here and holder.owner in expired)]
+        expired = set(connection.execute(sa.select(LEASES.c.owner).where(LEASES.c.expires < now(connection))).scalars())
+    return [holder.owner for holder in holders(store) if (not holder.alive if holder.here else holder.owner in expired)]
+
+
+def release_dead(store: Store, owner: str) -> None:
+    """Give back the leases of an owner that was found dead, unless it has renewed them in this very moment."""
+    with store.transaction() as connection:
+        gone = sa.or_(LEASES.c.boot_id == processes.boot_id(), LEASES.c.expires < now(connection))
+        connection.execute(LEASES.delete().where(LEASES.c.owner == owner, gone))
+        connection.execute(WAITING.delete().where(WAITING.c.owner == owner))
 
 
 def acquire(store: Store, holder: Holder, locks: Sequence[str], *, wait: Callable[[list[str]], bool]) -> bool:

@@ -20,15 +20,12 @@ from pathlib import Path
 from typing import IO
 
 import sqlalchemy as sa
-import structlog
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.runs.leases import RENEW_SECONDS
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.service import Runs
 
-log = structlog.get_logger()
 SCHEMA_VERSION = "1"  # of what a pending run means; raise it only with a migration
 _execute: Callable[[str], Run] | None = None
 
@@ -70,15 +67,8 @@ class Queue:
         DBOS(config=config)
         DBOS.launch()
         # A thread of its own, up to the very end: whatever else is slow, what lives must not look dead.
-        threading.Thread(target=self._keep_leases, name="leases", daemon=True).start()
+        threading.Thread(target=runs.keep, args=(self._closed,), name="leases", daemon=True).start()
         self.take_up_orphans()
-
-    def _keep_leases(self) -> None:
-        while not self._closed.wait(RENEW_SECONDS):
-            try:
-                self._runs.keep_leases()
-            except Exception:
-                log.exception("leases could not be renewed; trying again")
 
     def start(self, run_id: str) -> None:
         """Begin a run, or do nothing when it has begun."""

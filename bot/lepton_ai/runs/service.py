@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -10,7 +11,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ log = structlog.get_logger()
 FINISH_PAUSES = (0.5, 2.0, 5.0)  # seconds between tries to write a run's end
 STOP_SECONDS = 15.0  # for what was ended to have ended
 WAIT_SECONDS = 1.0  # between looks at leases that another process holds; those of this process wake us
+LOOK_SECONDS = 1.0  # between looks at cancels that another process took
+RENEW_LOOKS = round(leases.RENEW_SECONDS / LOOK_SECONDS)
+FRESH_SECONDS = 5.0
 Listener = Callable[[Run, Progress], None]
 
 
@@ -51,6 +55,8 @@ class Runs:
         self._stopping = False
         self._cut_short: set[str] = set()
         self._claims: set[str] = set()
+        self._held: dict[str, str] = {}  # the claim under which each run is executed
+        self._renewed = time.monotonic()
 
     # -- asking --------------------------------------------------------------------------------------------------
 
@@ -74,21 +80,18 @@ class Runs:
         return run, new
 
     def cancel(self, run_id: str, principal: str) -> bool:
-        """Ask a run to end, and return whether it had not ended already.
+        """Ask a run to end, and return whether it had not ended already. Whichever process is at it hears of it."""
+        asked = self.store.ask_cancel(self.store.run(run_id).id, principal)
+        if asked:
+            self._end(run_id)
+        return asked
 
-        Raises LeptonError for a run that another process is at: only that one can end it.
-        """
-        run = self.store.run(run_id)
-        if run.state.final:
-            return False
+    def _end(self, run_id: str) -> None:
         with self._released:
-            here = run_id in self._cancels
-            if not here and any(holder.owner.partition("/")[0] == run_id for holder in leases.holders(self.store)):
-                raise LeptonError(f"run {run_id} is another process's, and has to be canceled there")
-            self._cancels.setdefault(run_id, threading.Event()).set()
+            cancel = self._cancels.get(run_id)
+            if cancel is not None:
+                cancel.set()
             self._released.notify_all()
-        self.store.record(run_id, principal, "cancel", {})
-        return True
 
     def progress(self, run_id: str) -> Progress:
         return self._progress.get(run_id, Progress())
@@ -136,17 +139,22 @@ class Runs:
         with self._released:
             cancel = self._cancels.setdefault(run_id, threading.Event())
             progress = self._progress[run_id] = Progress()
+            self._held[run_id] = claim.owner
+            self._cut_short.discard(run_id)
             if self._stopping:
                 self._cut_short.add(run_id)
                 cancel.set()
         try:
             run = self.store.run(run_id)
+            if self.store.cancel_asked([run_id]):
+                cancel.set()
             if not run.state.final:
                 self._bring_to_end(run, claim, cancel, progress)
         finally:
             with self._released:
                 self._cancels.pop(run_id, None)
                 self._progress.pop(run_id, None)
+                self._held.pop(run_id, None)
 
     def _bring_to_end(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> None:
         try:
@@ -158,21 +166,21 @@ class Runs:
             state, error = State.FAILED, f"Lepton itself failed: {type(problem).__name__}: {problem}"
         if run.id in self._cut_short and state is State.CANCELED:
             return
-        self._finish(run.id, state, progress.result, error)
+        self._finish(run.id, state, progress.result, error, claim.owner)
         if not (run.origin.get("confirm") and state is State.SUCCEEDED):
             self.forget_secrets(run.id)
         self._tell(run.id)
 
-    def _finish(self, run_id: str, state: State, result: Result, error: str) -> None:
+    def _finish(self, run_id: str, state: State, result: Result, error: str, claim: str) -> None:
         """Write the end; a database that stumbles is asked again before the run is left to the next start."""
         for pause in FINISH_PAUSES:
             try:
-                self.store.finish(run_id, state, result, error)
+                self.store.finish(run_id, state, result, error, claim)
                 return
             except sa.exc.OperationalError as trouble:
                 log.warning("a run's end could not be written yet", run=run_id, error=str(trouble.orig))
                 time.sleep(pause)
-        self.store.finish(run_id, state, result, error)
+        self.store.finish(run_id, state, result, error, claim)
 
     def _attempt(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> tuple[State, str]:
         operation = self.catalog.operations.get(run.operation)
@@ -201,7 +209,7 @@ class Runs:
         shown = command_line(operation.playbook, self.settings.inventory, run.arguments, check=run.check)
         if cancel.is_set():
             return State.CANCELED, "canceled before it began"
-        if not self.store.set_running(run.id, shown):
+        if not self.store.set_running(run.id, shown, owner):
             return self.store.run(run.id).state, ""
         self.store.add_attempt(token, run.id, owner, processes.boot_id())
         self._tell(run.id)
@@ -250,16 +258,49 @@ class Runs:
             self._released.notify_all()
             self._released.wait_for(lambda: not self._claims, timeout=STOP_SECONDS)
 
+    def keep(self, until: threading.Event) -> None:
+        """Keep what this machine is at until `until`: renew leases, and hear of cancels that another process took."""
+        looks = itertools.count(1)
+        while not until.wait(LOOK_SECONDS):
+            try:
+                self._hear_cancels()
+                if next(looks) % RENEW_LOOKS == 0:
+                    self.keep_leases()
+            except Exception:
+                log.exception("leases could not be kept; trying again")
+                if self.store.shared and time.monotonic() - self._renewed > leases.LEASE_SECONDS - leases.RENEW_SECONDS:
+                    self._cut_short_runs(list(self._held))  # others may take them for dead by now
+
+    def _hear_cancels(self) -> None:
+        with self._released:
+            here = [run_id for run_id, cancel in self._cancels.items() if not cancel.is_set()]
+        for run_id in self.store.cancel_asked(here) if here else ():
+            self._end(run_id)
+
     def keep_leases(self) -> None:
-        """Renew what lives on this machine, and give back what this process holds without being at it any more."""
+        """Renew what lives on this machine, give back what this process holds without being at it, end what it has lost."""
         me = leases.process_holder("")
         living = set()
+        with self._released:
+            held = dict(self._held)
         for holder in leases.holders(self.store):
             if (holder.boot_id, holder.pid, holder.pid_started) == (me.boot_id, me.pid, me.pid_started) and holder.owner not in self._claims:
                 leases.release(self.store, holder.owner)
             elif holder.alive:
                 living.add(holder.owner)
-        leases.renew(self.store, living)
+        kept = leases.renew(self.store, living)
+        self._renewed = time.monotonic()
+        self._cut_short_runs([run_id for run_id, owner in held.items() if owner not in kept])
+
+    def _cut_short_runs(self, run_ids: Sequence[str]) -> None:
+        """End what this process is at without writing its end: somebody else goes on with it."""
+        with self._released:
+            for run_id in run_ids:
+                if run_id in self._cancels:
+                    log.warning("the lease of a run was lost; its attempt is ended here", run=run_id)
+                    self._cut_short.add(run_id)
+                    self._cancels[run_id].set()
+            self._released.notify_all()
 
     # -- after a crash -------------------------------------------------------------------------------------------
 
@@ -267,14 +308,16 @@ class Runs:
         """Return the runs that nobody is at."""
         self.clear_dead_leases()
         claimed = {holder.owner.partition("/")[0] for holder in leases.holders(self.store)}
-        return [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress]
+        # Another server that has only just written a run is about to begin it, and has its secrets.
+        youngest = time.time() - (FRESH_SECONDS if self.store.shared else 0)
+        return [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress and run.created <= youngest]
 
     def clear_dead_leases(self) -> None:
         """Give back the leases of owners that are gone, after ending what they had started."""
         for owner in leases.dead_owners(self.store):
             # Of this owner only: the run may have a new claimant by now, whose attempt is none of ours.
             self._end_open_attempts(owner.partition("/")[0], owner)
-            leases.release(self.store, owner)
+            leases.release_dead(self.store, owner)
 
     def _end_open_attempts(self, run_id: str, owner: str | None = None) -> bool:
         """End the attempts that an earlier process left, and return whether this run was ever attempted.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,7 @@ RUNS = sa.Table(
     sa.Column("command", sa.String, nullable=False),
     sa.Column("message", sa.JSON, nullable=False),
     sa.Column("delivered", sa.Boolean, nullable=False),
+    sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 ATTEMPTS = sa.Table(
     "lepton_attempts",
@@ -117,6 +118,11 @@ class Store:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SERIALIZER_LOCK)))
             yield connection
 
+    @property
+    def shared(self) -> bool:
+        """Whether other machines may use this database too."""
+        return self.engine.dialect.name != "sqlite"
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -176,9 +182,26 @@ class Store:
         with self.engine.connect() as connection:
             return [_run(row) for row in connection.execute(sa.select(RUNS).where(~RUNS.c.delivered).order_by(RUNS.c.created))]
 
-    def set_running(self, run_id: str, command: str) -> bool:
-        """Mark a run as running; False when it is final already."""
+    def ask_cancel(self, run_id: str, principal: str) -> bool:
+        """Note that a run is to end, for whichever process is at it; False when it has ended already."""
         with self.transaction() as connection:
+            changed = connection.execute(
+                RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state.in_([State.QUEUED.value, State.RUNNING.value])).values(cancel_asked=True)
+            )
+            if changed.rowcount:
+                _record(connection, run_id, principal, "cancel", {})
+            return bool(changed.rowcount)
+
+    def cancel_asked(self, run_ids: Collection[str]) -> list[str]:
+        """Return those of these runs that somebody has asked to end."""
+        with self.engine.connect() as connection:
+            return list(connection.execute(sa.select(RUNS.c.id).where(RUNS.c.id.in_(run_ids), RUNS.c.cancel_asked)).scalars())
+
+    def set_running(self, run_id: str, command: str, claim: str | None = None) -> bool:
+        """Mark a run as running; False when it is final already, or when `claim` no longer holds it."""
+        with self.transaction() as connection:
+            if not _holds(connection, run_id, claim):
+                return False
             changed = connection.execute(
                 RUNS.update()
                 .where(RUNS.c.id == run_id, RUNS.c.state.in_([State.QUEUED.value, State.RUNNING.value]))
@@ -186,10 +209,16 @@ class Store:
             )
             return bool(changed.rowcount)
 
-    def finish(self, run_id: str, state: State, result: Result, error: str = "") -> bool:
-        """Write a run's end, once; False when it had ended already."""
+    def finish(self, run_id: str, state: State, result: Result, error: str = "", claim: str | None = None) -> bool:
+        """Write a run's end, once; False when it had ended already, or when `claim` no longer holds it.
+
+        A claim is unique to one execution, so it is the fencing token: a server that was paused until its lease ran out
+        cannot write over what its successor does.
+        """
         data, error = bounded(asdict(result), depth=12), bounded(error)
         with self.transaction() as connection:
+            if not _holds(connection, run_id, claim):
+                return False
             changed = connection.execute(
                 RUNS.update()
                 .where(RUNS.c.id == run_id, RUNS.c.state.in_([State.QUEUED.value, State.RUNNING.value]))
@@ -263,6 +292,17 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # Writers wait at the beginning, where nothing is lost by waiting; readers never wait.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+
+def now(connection: sa.Connection) -> float:
+    """Return the time by which leases expire: the database's own where several machines share it."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
+    return time.time()
+
+
+def _holds(connection: sa.Connection, run_id: str, claim: str | None) -> bool:
+    return claim is None or connection.execute(sa.select(LEASES.c.lock).where(LEASES.c.lock == f"run/{run_id}", LEASES.c.owner == claim)).first() is not None
 
 
 def _record(connection: sa.Connection, run_id: str, principal: str, what: str, data: Mapping[str, Any]) -> None:
