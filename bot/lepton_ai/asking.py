@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
-from lepton_ai.access.rules import Caller
+from lepton_ai.access.matching import Caller
 from lepton_ai.intake import Intake
 from lepton_ai.logs import configure_logs
 from lepton_ai.operations.catalog import Operation

@@ -41,6 +41,7 @@ app.add_typer(runs_app, name="runs")
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 EXIT = {State.SUCCEEDED: 0, State.CANCELED: 3, State.INTERRUPTED: 4, State.TIMED_OUT: 5}
+WAITS = 6  # exit status of what waits for approval
 SANDBOX_PORT = 8020
 
 SiteOption = Annotated[Path | None, typer.Option("--site", help="The site's folder; else $LEPTON_SITE, else the nearest lepton.yml upwards.")]
@@ -106,6 +107,8 @@ def _operate(words: list[str], site: Path | None, as_json: bool, *, check: bool,
     with _watching(as_json) as watch:
         ended = ask(settings, operation, values, check=check, why=why, watch=watch)
     _report(ended, as_json)
+    if ended["check"] and not check and State(ended["state"]) is State.SUCCEEDED:
+        raise typer.Exit(WAITS)
     raise typer.Exit(EXIT.get(State(ended["state"]), 1))
 
 

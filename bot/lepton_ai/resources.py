@@ -76,6 +76,8 @@ def perform(settings: Settings, noun: str, verb: str, arguments: dict[str, Any])
     """Do an operation, with a progress line on a terminal, and return its run; raise LeptonError when it did not succeed."""
     with _progress(f"{noun} {verb}") as watch:
         run = ask(settings, settings.catalog().find(noun, verb), arguments, watch=watch)
+    if run["check"] and run["origin"].get("approval"):
+        raise LeptonError(f"{noun} {verb} waits for approval: run {run['id']}", hint=f"see: lepton runs show {run['id']}")
     if State(run["state"]) is not State.SUCCEEDED:
         raise LeptonError(f"{noun} {verb}: {run['state']}: {run['error']}", hint=f"see: lepton runs show {run['id']}")
     return run

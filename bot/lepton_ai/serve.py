@@ -18,13 +18,15 @@ from slack_bolt.app.async_app import AsyncApp
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
-from lepton_ai.runs.model import Run
+from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.queue import Queue
-from lepton_ai.runs.service import Runs
+from lepton_ai.runs.service import Listener, Runs
 from lepton_ai.runs.store import Store
 from lepton_ai.settings import Secrets, Settings
 from lepton_ai.slack.app import build_app, slack_client
+from lepton_ai.slack.choices import Choices
+from lepton_ai.slack.door import Door
 from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.messages import LiveMessages
 from lepton_ai.web.api import PeerProtocol, os_principal, socket_app
@@ -71,6 +73,7 @@ async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Q
     """Keep the doors open until a signal comes."""
     intake = Intake(runs, owner=os_principal(os.getuid()))
     health = {"database": "ok"}
+    runs.listeners.append(_release_planned(intake, queue))
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, health)]
     slack = None
     if secrets.slack_bot_token is not None:
@@ -78,8 +81,11 @@ async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Q
         messages, groups = LiveMessages(runs, client, settings.slack.update_seconds), Groups()
         runs.listeners.append(messages.changed)
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
-        slack = build_app(intake, queue.start, messages, groups, client=client, signing_secret=signing, command=settings.slack.command)
-        workers += [messages.work(), groups.work(client)]
+        choices = Choices(lambda: runs.look("host.show"))
+        runs.listeners.append(choices.changed)
+        door = Door(intake, queue.start, messages, groups, choices, client, settings.slack.command)
+        slack = build_app(door, client=client, signing_secret=signing, command=settings.slack.command)
+        workers += [messages.work(), groups.work(client), choices.work()]
         if settings.slack.mode == "socket" and secrets.slack_app_token is not None:
             workers.append(_socket_mode(slack, secrets.slack_app_token.get_secret_value(), health))
     web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None)
@@ -143,6 +149,18 @@ async def _take_up_orphans(queue: Queue, health: dict[str, str]) -> None:
         except Exception as error:
             health["database"] = str(error)
             log.exception("the database does not answer")
+
+
+def _release_planned(intake: Intake, queue: Queue) -> Listener:
+    """Begin what a plan has shown to need nobody's approval."""
+
+    def listener(run: Run, _progress: Progress) -> None:
+        if run.state is State.SUCCEEDED and run.origin.get("approval"):
+            released = intake.planned(run)
+            if released is not None:
+                queue.start(released.id)
+
+    return listener
 
 
 def _metrics(registry: CollectorRegistry) -> Any:

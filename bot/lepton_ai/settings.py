@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lepton_ai.access.rules import Rules
@@ -29,6 +31,7 @@ class SlackSettings(BaseModel):
     command: str = "/lepton"
     mode: str = Field(default="socket", pattern="^(socket|http)$")
     update_seconds: float = Field(default=1.2, gt=0)  # chat.update is tier 3: 50 a minute and workspace
+    approvals_channel: str | None = None  # where plans wait that were asked for outside Slack
 
 
 class Settings(BaseModel):
@@ -45,12 +48,26 @@ class Settings(BaseModel):
     port: int = 8010
     max_runs: int = Field(default=8, ge=1)
     environment: list[str] = Field(default_factory=list)
+    label: str = Field(default="", max_length=40)  # shown in every message: stage, prod
+    time_zone: str | None = None  # of rules with hours; this machine's own by default
     slack: SlackSettings = Field(default_factory=SlackSettings)
     access: Rules = Field(default_factory=Rules)
 
     @property
     def socket(self) -> Path:
         return self.state_dir / "lepton.sock"
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str | None) -> str | None:
+        if name is not None and name not in available_timezones():
+            raise ValueError(f"{name} is not a time zone: expected a name such as Europe/Berlin")
+        return name
+
+    @property
+    def zone(self) -> datetime.tzinfo | None:
+        """The site's time zone; None stands for this machine's own."""
+        return None if self.time_zone is None else ZoneInfo(self.time_zone)
 
     def catalog(self) -> Catalog:
         """Read the operations: the site's own first, then the built-in ones."""

@@ -3,7 +3,8 @@
 
 import pytest
 
-from lepton_ai.access.rules import Caller, Grant, Role, Rules, decide
+from lepton_ai.access.matching import Caller
+from lepton_ai.access.rules import Grant, Role, Rules, decide
 
 RULES = Rules(
     roles={

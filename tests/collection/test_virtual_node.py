@@ -187,6 +187,7 @@ def test_info_and_console_say_what_is(host: Host, web: tuple[str, int]) -> None:
     assert host.module("virtual_node_info", name="nobody")["nodes"] == []
     facts = host.module("host_info")
     assert facts["host"]["cpus"] == os.cpu_count()
+    assert "guest" in facts["images"]
     assert facts["capacity"]["vcpus"] == 4 * (os.cpu_count() or 0)
     assert name in [node["name"] for node in facts["nodes"]]
 

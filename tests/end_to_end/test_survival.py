@@ -17,7 +17,7 @@ from tests.conftest import eventually
 
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand, serving
-from lepton_ai.slack.views import CANCEL, CONFIRM
+from lepton_ai.slack.views import APPROVE, CANCEL
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
@@ -258,10 +258,10 @@ def test_only_who_asked_can_confirm_and_once(workspace_stand: Stand, ada: Person
     ada.say("/lepton node release gone-1")
     plan = ada.wait(lambda text: "[Do it]" in text)
     grace = Person(workspace_stand.base_url, "U0GRACE", seen=plan["ts"])
-    grace.press(plan, CONFIRM)
-    grace.wait(lambda text: "only who asked for this can confirm it" in text)
+    grace.press(plan, APPROVE)
+    grace.wait(lambda text: "may approve this" in text)
     ada.seen = plan["ts"]
-    ada.press(plan, CONFIRM, copies=2)
+    ada.press(plan, APPROVE, copies=2)
     ada.wait(lambda text: "*changed*" in text)
     assert len([message for message in ada.answers() if "node release" in text_of(message)]) == 1
     ada.say("/lepton node show gone-1")

@@ -14,7 +14,7 @@ from tests.conftest import eventually, write_playbook
 
 from lepton_ai.paths import collections_path
 from lepton_ai.runs import processes
-from lepton_ai.runs.executor import MASK, Job, command_line, execute
+from lepton_ai.runs.executor import MASK, Cancel, Job, command_line, execute
 from lepton_ai.runs.model import EventKind, RunEvent, State
 from lepton_ai.settings import Settings
 
@@ -34,9 +34,9 @@ def command(*argv: str) -> str:
     return f"- name: Do\n  ansible.builtin.command:\n    argv: {json.dumps(argv)}\n  changed_when: false"
 
 
-def run(job: Job, cancel: threading.Event | None = None) -> tuple[State, str, list[RunEvent]]:
+def run(job: Job, cancel: Cancel | None = None) -> tuple[State, str, list[RunEvent]]:
     events: list[RunEvent] = []
-    state, error = execute(job, events.append, cancel or threading.Event())
+    state, error = execute(job, events.append, cancel or Cancel())
     return state, error, events
 
 
@@ -88,7 +88,7 @@ def test_secrets_are_masked_wherever_they_turn_up(site: Settings, job: Job) -> N
 
 def test_cancel_ends_every_process_within_two_seconds(site: Settings, job: Job) -> None:
     write_playbook(site.playbooks, "x", "y", command("sh", "-c", "trap '' TERM; sleep 300 & wait; sleep 300"))
-    cancel = threading.Event()
+    cancel = Cancel()
     done: list[Any] = []
     thread = threading.Thread(target=lambda: done.append(run(job, cancel)))
     thread.start()
@@ -114,7 +114,7 @@ def test_a_failing_event_handler_does_not_hang_the_run(site: Settings, job: Job)
     def broken(_event: RunEvent) -> None:
         raise RuntimeError("handler")
 
-    assert execute(job, broken, threading.Event()) == (State.SUCCEEDED, "")
+    assert execute(job, broken, Cancel()) == (State.SUCCEEDED, "")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tests.conftest import SshServer, eventually, write_playbook
 
-from lepton_ai.access.rules import Caller
+from lepton_ai.access.matching import Caller
 from lepton_ai.intake import Intake
 from lepton_ai.operations.parsing import parse_command, split_words
 from lepton_ai.runs.model import Run, State

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.conftest import eventually, write_playbook
 
-from lepton_ai.access.rules import Caller
+from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake, RefusedError
 from lepton_ai.operations.parsing import Command
@@ -166,7 +166,7 @@ def test_what_cannot_be_planned_is_said_before_anything_runs(site: Settings, mak
     with pytest.raises(LeptonError, match="cannot be planned"):
         intake.submit(Caller(OWNER), Command(operation, {}), key="a", check=True)
     # Asked for in Slack, its confirmation says what it is about instead.
-    run, _ = intake.submit(Caller(OWNER), Command(operation, {}), key="b", check=True, origin={"door": "slack", "confirm": True})
+    run, _ = intake.submit(Caller(OWNER), Command(operation, {}), key="b", confirm=True, origin={"door": "slack"})
     ended = runs.execute(run.id)
     assert ended.state is State.SUCCEEDED
     assert "thing/1" in ended.result["warnings"][0]

@@ -43,7 +43,7 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]
     yield opened
     if url:
         with opened.engine.begin() as connection:
-            from lepton_ai.runs.store import metadata
+            from lepton_ai.runs.tables import metadata
 
             metadata.drop_all(connection)
     opened.close()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,13 @@ import pytest
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from lepton_ai.runs.model import EventKind, Request, Result, Run, RunEvent, State
+from lepton_ai.runs.model import Decision, EventKind, Request, Result, Run, RunEvent, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.store import Store
 from lepton_ai.sandbox.blocks import message_trouble
 from lepton_ai.slack.messages import LiveMessages
-from lepton_ai.slack.views import CANCEL, CONFIRM, plain_text, run_message, runs_text
+from lepton_ai.slack.views import APPROVE, CANCEL, REJECT, plain_text, run_message, runs_text
 
 RUN = Run(
     id="abc", operation="node.resize", arguments={"node": "web-1", "vcpus": 3, "memory": None, "restart": False}, principal="slack:T1/U1", check=False,
@@ -38,10 +39,17 @@ def test_a_running_run_can_be_canceled_and_an_ended_one_cannot() -> None:
 
 
 def test_a_plan_of_what_destroys_asks_until_it_is_answered() -> None:
-    plan = replace(ENDED, check=True, risk="destroy", origin={**RUN.origin, "confirm": True})
-    assert CONFIRM in actions(run_message(plan)[1])
-    assert actions(run_message(replace(plan, message={"answered": True}))[1]) == []
+    approval = {"rule": "confirmation", "approvers": [RUN.principal], "count": 1, "self": True, "expires": time.time() + 60, "plannable": True}
+    plan = replace(ENDED, check=True, risk="destroy", origin={**RUN.origin, "approval": approval}, result={"changed_hosts": ["h"]})
+    assert actions(run_message(plan)[1]) == [APPROVE, REJECT]
+    decided = run_message(plan, decisions=[Decision("slack:T1/U1", True, 1.0)])[1]
+    assert actions(decided) == []
+    assert "approved by <@U1>" in plain_text(decided)
     assert actions(run_message(replace(plan, state=State.FAILED))[1]) == []
+    assert actions(run_message(replace(plan, result={}))[1]) == []
+    late = replace(plan, origin={**plan.origin, "approval": {**approval, "expires": 1.0}})
+    assert actions(run_message(late)[1]) == []
+    assert "*expired*" in plain_text(run_message(late)[1])
 
 
 def test_what_changed_and_what_waits_is_said() -> None:

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lepton_ai.access.approvals import ApprovalRule
+from lepton_ai.access.limits import Limit, over_limit
+from lepton_ai.access.matching import Caller, matches
+
 
 class Role(BaseModel):
-    """What a role may do. Patterns are shell-style: `node.*`, `node/web-*`."""
+    """What a role may do. Patterns are shell-style: `node.*`, `node/web-*`. `limits` are by argument."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     operations: list[str]
     targets: list[str] = Field(default=["*"])
+    limits: dict[str, Limit] = Field(default_factory=dict)
 
 
 class Grant(BaseModel):
@@ -36,15 +41,7 @@ class Rules(BaseModel):
 
     roles: dict[str, Role] = Field(default_factory=dict)
     grants: list[Grant] = Field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks: a principal, the groups it is in, and the channel it asks from (None outside Slack)."""
-
-    principal: str
-    groups: tuple[str, ...] = ()
-    channel: str | None = None
+    approvals: list[ApprovalRule] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,16 @@ class Verdict:
     rule: str
 
 
-def decide(rules: Rules, caller: Caller, operation: str, targets: Sequence[str] | None, *, by_wildcard: bool, reads: bool) -> Verdict:
+def decide(
+    rules: Rules,
+    caller: Caller,
+    operation: str,
+    targets: Sequence[str] | None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    by_wildcard: bool,
+    reads: bool,
+) -> Verdict:
     """Return the verdict on one request; without `targets`, on whether there is any target for which it could be yes.
 
     A change that names no target is only for roles without a limit on targets; a read may list everything.
@@ -72,28 +78,26 @@ def decide(rules: Rules, caller: Caller, operation: str, targets: Sequence[str] 
             reasons.append(f"the role {grant.role} does not exist")
         elif not _names(role.operations, operation, by_wildcard):
             reasons.append(f"the role {grant.role} has only {', '.join(role.operations)}")
-        elif caller.channel is not None and not _matches(grant.channels, caller.channel):
+        elif caller.channel is not None and not matches(grant.channels, caller.channel):
             reasons.append(f"the role {grant.role} holds only in the channels {', '.join(grant.channels)}")
         elif targets is not None and not _reaches(role, targets, reads):
             reasons.append(f"the role {grant.role} reaches only {', '.join(role.targets)}")
+        elif (excess := over_limit(role.limits, arguments or {})) is not None:
+            reasons.append(f"for the role {grant.role} {excess}")
         else:
             return Verdict(True, f"role {grant.role}")
     return Verdict(False, "; ".join(dict.fromkeys(reasons)))
 
 
 def _is_for(grant: Grant, caller: Caller) -> bool:
-    return any(_matches(grant.principals, who) for who in (caller.principal, *caller.groups))
+    return any(matches(grant.principals, who) for who in (caller.principal, *caller.groups))
 
 
 def _reaches(role: Role, targets: Sequence[str], reads: bool) -> bool:
     if not targets and not reads:
         return "*" in role.targets
-    return all(_matches(role.targets, target) for target in targets)
+    return all(matches(role.targets, target) for target in targets)
 
 
 def _names(patterns: Collection[str], operation: str, by_wildcard: bool) -> bool:
-    return operation in patterns or (by_wildcard and _matches(patterns, operation))
-
-
-def _matches(patterns: Collection[str], value: str) -> bool:
-    return any(fnmatchcase(value, pattern) for pattern in patterns)
+    return operation in patterns or (by_wildcard and matches(patterns, operation))

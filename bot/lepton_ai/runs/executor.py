@@ -13,7 +13,8 @@ import shlex
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,37 @@ class Job:
     socket: Path | None = None
 
 
+class Cancel:
+    """Asks whatever is under way to end. Set once, it stays set; each attempt is woken through an event of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._set = False
+        self._wakes: list[threading.Event] = []
+
+    def set(self) -> None:
+        with self._lock:
+            self._set = True
+            for wake in self._wakes:
+                wake.set()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    @contextmanager
+    def waking(self, wake: threading.Event) -> Iterator[None]:
+        """Set `wake` at a cancel that comes meanwhile, or has come already."""
+        with self._lock:
+            self._wakes.append(wake)
+            if self._set:
+                wake.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wakes.remove(wake)
+
+
 def command_line(playbook: Path, inventory: Path, arguments: Mapping[str, Any], *, check: bool) -> str:
     """Return the line with which a person could do the same without the bot. Secret arguments come masked already."""
     given = {name: value for name, value in arguments.items() if value is not None}
@@ -75,18 +107,19 @@ def untrusted(value: Any) -> Any:
     return value
 
 
-def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Event) -> tuple[State, str]:
+def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: Cancel) -> tuple[State, str]:
     """Run the job to its end and return its final state and, where it is no success, one sentence why.
 
     Blocks. Nothing of the attempt is left when it returns: no process, no private folder.
     """
     if not job.inventory.exists():  # ansible-runner would take its name for an inventory's content
         return State.FAILED, f"the inventory {job.inventory} is missing"
-    ended = threading.Event()
+    ended, wake = threading.Event(), threading.Event()
     verdict: list[State] = []
 
     def watch() -> None:
-        reason = State.CANCELED if cancel.wait(timeout=job.timeout) else State.TIMED_OUT
+        with cancel.waking(wake):
+            reason = State.CANCELED if wake.wait(timeout=job.timeout) else State.TIMED_OUT
         if not ended.is_set():
             verdict.append(reason)
         # Again and again: the process may only just be starting, and not carry the token yet.
@@ -115,7 +148,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: threading.Ev
     finally:
         # The watcher waits for one event: an ended run wakes it through the same one as a cancel.
         ended.set()
-        cancel.set()
+        wake.set()
         if watcher.is_alive():
             watcher.join()
         processes.end_attempt(job.token)

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 import structlog
 
 from lepton_ai.runs import processes
-from lepton_ai.runs.store import LEASES, WAITING, Store, now
+from lepton_ai.runs.store import Store, now
+from lepton_ai.runs.tables import LEASES, WAITING
 
 log = structlog.get_logger()
 LEASE_SECONDS = 30.0

@@ -27,7 +27,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """One thing asked for. `key` makes a repeated delivery the same request; `origin` is where the answer goes."""
+    """One thing asked for. `key` makes a repeated delivery the same request; `origin` is where the answer goes.
+
+    `approved_plan` is the run of the plan that was approved: only what that one showed may be done.
+    """
 
     operation: str
     arguments: Mapping[str, Any]
@@ -36,6 +39,7 @@ class Request:
     check: bool = False
     why: str = ""
     origin: Mapping[str, Any] = field(default_factory=dict)
+    approved_plan: str = ""
 
 
 class EventKind(StrEnum):
@@ -106,3 +110,14 @@ class Run:
     command: str
     message: Mapping[str, Any]
     delivered: bool
+    revision: str = ""
+    approved_plan: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One person's yes or no to a plan. `at` is seconds since the epoch."""
+
+    principal: str
+    approved: bool
+    at: float

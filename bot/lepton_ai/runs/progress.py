@@ -18,7 +18,7 @@ _HOST_KINDS = {
     "runner_on_unreachable": EventKind.UNREACHABLE,
     "runner_on_skipped": EventKind.SKIPPED,
 }
-_ANSWER_TYPES: dict[str, type] = {"nodes": list, "host": dict, "capacity": dict, "console": str, "node": dict}
+_ANSWER_TYPES: dict[str, type] = {"nodes": list, "host": dict, "capacity": dict, "console": str, "node": dict, "images": list}
 
 
 def read_event(event: Mapping[str, Any]) -> RunEvent | None:

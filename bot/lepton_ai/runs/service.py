@@ -20,13 +20,16 @@ import sqlalchemy as sa
 import structlog
 from ansible_collections.lepton.cloud.plugins.module_utils._operation import secret_names
 
+from lepton_ai.access.freezes import Freeze, freeze_on
 from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.paths import collections_path
 from lepton_ai.runs import leases, processes
-from lepton_ai.runs.executor import MASK, Job, command_line, execute, secret_texts
+from lepton_ai.runs.executor import MASK, Cancel, Job, command_line, execute, secret_texts
+from lepton_ai.runs.frozen import difference, revision
 from lepton_ai.runs.model import FieldChange, Request, Result, Run, RunEvent, State
 from lepton_ai.runs.progress import Progress
+from lepton_ai.runs.standing import Standing, standing
 from lepton_ai.runs.store import Store
 from lepton_ai.settings import Settings
 
@@ -48,7 +51,7 @@ class Runs:
         self.catalog = catalog
         self.store = store
         self.listeners: list[Listener] = []
-        self._cancels: dict[str, threading.Event] = {}
+        self._cancels: dict[str, Cancel] = {}
         self._progress: dict[str, Progress] = {}
         self._released = threading.Condition()
         self._slots = threading.BoundedSemaphore(settings.max_runs)
@@ -137,7 +140,7 @@ class Runs:
 
     def _execute_claimed(self, run_id: str, claim: leases.Holder) -> None:
         with self._released:
-            cancel = self._cancels.setdefault(run_id, threading.Event())
+            cancel = self._cancels.setdefault(run_id, Cancel())
             progress = self._progress[run_id] = Progress()
             self._held[run_id] = claim.owner
             self._cut_short.discard(run_id)
@@ -156,7 +159,7 @@ class Runs:
                 self._progress.pop(run_id, None)
                 self._held.pop(run_id, None)
 
-    def _bring_to_end(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> None:
+    def _bring_to_end(self, run: Run, claim: leases.Holder, cancel: Cancel, progress: Progress) -> None:
         try:
             state, error = self._attempt(run, claim, cancel, progress)
         except LeptonError as problem:
@@ -167,7 +170,7 @@ class Runs:
         if run.id in self._cut_short and state is State.CANCELED:
             return
         self._finish(run.id, state, progress.result, error, claim.owner)
-        if not (run.origin.get("confirm") and state is State.SUCCEEDED):
+        if standing(self.store.run(run.id), ()) is not Standing.WAITING:
             self.forget_secrets(run.id)
         self._tell(run.id)
 
@@ -182,7 +185,7 @@ class Runs:
                 time.sleep(pause)
         self.store.finish(run_id, state, result, error, claim)
 
-    def _attempt(self, run: Run, claim: leases.Holder, cancel: threading.Event, progress: Progress) -> tuple[State, str]:
+    def _attempt(self, run: Run, claim: leases.Holder, cancel: Cancel, progress: Progress) -> tuple[State, str]:
         operation = self.catalog.operations.get(run.operation)
         if operation is None:
             return State.FAILED, f"the operation {run.operation} no longer exists"
@@ -194,42 +197,61 @@ class Runs:
         if self._end_open_attempts(run.id) and operation.spec.rerun != "safe" and not run.check:
             return State.INTERRUPTED, "Lepton was stopped in the middle of this run, and its operation is not marked safe to run again: look at what was done"
         locks = [] if run.check else [*operation.locks(arguments), f"run/{run.id}"]
+        if not run.check and (frozen := self.frozen(operation, arguments)) is not None:
+            return State.FAILED, str(frozen)
         if not leases.acquire(self.store, claim, locks, wait=lambda owners: self._wait(run.id, f"waiting for run {_shown(owners)}", cancel)):
             return State.CANCELED, "canceled before it began"
         while not self._slots.acquire(blocking=False):
             if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel):
                 return State.CANCELED, "canceled before it began"
         try:
-            return self._run(run, operation, arguments, claim.owner, cancel, progress)
+            current = revision(operation, collections_path())
+            self.store.set_revision(run.id, current)
+            if run.approved_plan and (outcome := self._compare(run, operation, arguments, claim.owner, cancel, progress, current)) is not None:
+                return outcome
+            return self._run(run, operation, arguments, claim.owner, cancel, progress, check=run.check)
         finally:
             self._slots.release()
 
-    def _run(self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, cancel: threading.Event, progress: Progress) -> tuple[State, str]:
+    def _compare(
+        self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, cancel: Cancel, progress: Progress, current: str
+    ) -> tuple[State, str] | None:
+        """Plan again what was approved, under the run's locks, and return why it must not be done, None when it may."""
+        plan, again = self.store.run(run.approved_plan), Progress()
+        if operation.spec.plan == "check":
+            progress.play = "planning again, to see that what was approved is what runs"
+            state, error = self._run(run, operation, arguments, owner, cancel, again, check=True)
+            if state is not State.SUCCEEDED:
+                return state, error
+        changed = difference(plan, result_of(plan), run.arguments, current, again.result)
+        return (State.FAILED, f"nothing was done, since this is not what was approved: {changed}. Ask again for a new plan") if changed else None
+
+    def frozen(self, operation: Operation, arguments: Mapping[str, Any]) -> Freeze | None:
+        """Return the freeze that stops a change by these arguments, None when there is none. Reads are never stopped."""
+        if operation.spec.risk == "read":
+            return None
+        return freeze_on(self.store.freezes(), operation.targets(arguments), time.time())
+
+    def _run(
+        self,
+        run: Run,
+        operation: Operation,
+        arguments: Mapping[str, Any],
+        owner: str,
+        cancel: Cancel,
+        progress: Progress,
+        *,
+        check: bool,
+    ) -> tuple[State, str]:
         token = uuid.uuid4().hex
-        shown = command_line(operation.playbook, self.settings.inventory, run.arguments, check=run.check)
+        shown = command_line(operation.playbook, self.settings.inventory, run.arguments, check=check)
         if cancel.is_set():
             return State.CANCELED, "canceled before it began"
         if not self.store.set_running(run.id, shown, owner):
             return self.store.run(run.id).state, ""
         self.store.add_attempt(token, run.id, owner, processes.boot_id())
         self._tell(run.id)
-        config = self.settings.site / "ansible.cfg"
-        job = Job(
-            run_id=run.id,
-            token=token,
-            playbook=operation.playbook,
-            inventory=self.settings.inventory,
-            arguments=arguments,
-            check=run.check,
-            timeout=operation.spec.timeout,
-            private_dir=self._private_dir(token),
-            output=self.output_path(run.id),
-            collections=collections_path(),
-            ansible_config=config if config.is_file() else None,
-            secrets=secret_texts(self._secrets(run.id)),
-            extra_environment=self.settings.environment,
-            socket=self.settings.socket,
-        )
+        job = self._job(operation, arguments, run_id=run.id, token=token, check=check)
 
         def on_event(event: RunEvent) -> None:
             progress.add(event)
@@ -241,6 +263,34 @@ class Runs:
         if state is State.FAILED and progress.result.failures:
             error = "; ".join(f"{host}: {why}" for host, why in progress.result.failures.items())
         return state, error
+
+    def _job(self, operation: Operation, arguments: Mapping[str, Any], *, run_id: str, token: str, check: bool) -> Job:
+        config = self.settings.site / "ansible.cfg"
+        return Job(
+            run_id=run_id,
+            token=token,
+            playbook=operation.playbook,
+            inventory=self.settings.inventory,
+            arguments=arguments,
+            check=check,
+            timeout=operation.spec.timeout,
+            private_dir=self._private_dir(token),
+            output=self.output_path(run_id),
+            collections=collections_path(),
+            ansible_config=config if config.is_file() else None,
+            secrets=secret_texts(self._secrets(run_id)),
+            extra_environment=self.settings.environment,
+            socket=self.settings.socket,
+        )
+
+    def look(self, name: str) -> Result:
+        """Do a read without arguments that nobody asked for and nobody is told of, and return what it answered. Blocks."""
+        operation = self.catalog.operations[name]
+        assert operation.spec.risk == "read"
+        progress = Progress()
+        job = self._job(operation, {}, run_id=f"look-{name}", token=uuid.uuid4().hex, check=True)
+        execute(job, progress.add, Cancel())
+        return progress.result
 
     def output_path(self, run_id: str) -> Path:
         """Return where Ansible's own output of a run is kept."""
@@ -333,7 +383,7 @@ class Runs:
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
-    def _wait(self, run_id: str, why: str, cancel: threading.Event) -> bool:
+    def _wait(self, run_id: str, why: str, cancel: Cancel) -> bool:
         """Wait for something to be given back, and return whether to go on."""
         progress = self.progress(run_id)
         if progress.task != why:

@@ -12,73 +12,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lepton_ai.access.freezes import Freeze
 from lepton_ai.errors import LeptonError
-from lepton_ai.runs.model import Request, Result, Run, State
+from lepton_ai.runs import audit
+from lepton_ai.runs.model import Decision, Request, Result, Run, State
 from lepton_ai.runs.progress import bounded
+from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, RUNS, metadata
 
-metadata = sa.MetaData()
-RUNS = sa.Table(
-    "lepton_runs",
-    metadata,
-    sa.Column("id", sa.String, primary_key=True),
-    sa.Column("key", sa.String, nullable=False, unique=True),
-    sa.Column("operation", sa.String, nullable=False),
-    sa.Column("arguments", sa.JSON, nullable=False),
-    sa.Column("principal", sa.String, nullable=False),
-    sa.Column("check_mode", sa.Boolean, nullable=False),
-    sa.Column("state", sa.String, nullable=False, index=True),
-    sa.Column("risk", sa.String, nullable=False),
-    sa.Column("why", sa.String, nullable=False),
-    sa.Column("origin", sa.JSON, nullable=False),
-    sa.Column("created", sa.Float, nullable=False, index=True),
-    sa.Column("started", sa.Float),
-    sa.Column("finished", sa.Float),
-    sa.Column("result", sa.JSON, nullable=False),
-    sa.Column("error", sa.String, nullable=False),
-    sa.Column("command", sa.String, nullable=False),
-    sa.Column("message", sa.JSON, nullable=False),
-    sa.Column("delivered", sa.Boolean, nullable=False),
-    sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false()),
-)
-ATTEMPTS = sa.Table(
-    "lepton_attempts",
-    metadata,
-    sa.Column("token", sa.String, primary_key=True),
-    sa.Column("run", sa.String, nullable=False, index=True),
-    sa.Column("owner", sa.String, nullable=False, index=True),
-    sa.Column("boot_id", sa.String, nullable=False),
-    sa.Column("started", sa.Float, nullable=False),
-    sa.Column("ended", sa.Float),
-    sa.Column("outcome", sa.String, nullable=False),
-)
-LEASES = sa.Table(
-    "lepton_leases",
-    metadata,
-    sa.Column("lock", sa.String, primary_key=True),
-    sa.Column("owner", sa.String, nullable=False, index=True),
-    sa.Column("boot_id", sa.String, nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("pid_started", sa.BigInteger, nullable=False),
-    sa.Column("expires", sa.Float, nullable=False),
-)
-WAITING = sa.Table(
-    "lepton_waiting",
-    metadata,
-    sa.Column("owner", sa.String, primary_key=True),
-    sa.Column("locks", sa.JSON, nullable=False),
-    sa.Column("since", sa.Float, nullable=False),
-    sa.Column("expires", sa.Float, nullable=False),
-)
-AUDIT = sa.Table(
-    "lepton_audit",
-    metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("run", sa.String, nullable=False, index=True),
-    sa.Column("principal", sa.String, nullable=False),
-    sa.Column("what", sa.String, nullable=False),
-    sa.Column("data", sa.JSON, nullable=False),
-)
 SERIALIZER_LOCK = 0x1E9704  # any number that only we use: PostgreSQL's advisory lock of the whole store
 
 
@@ -152,10 +92,11 @@ class Store:
                     command="",
                     message={},
                     delivered=not request.origin,
+                    approved_plan=request.approved_plan,
                 )
             )
             asked = {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why}
-            _record(connection, run_id, request.principal, "requested", {**asked, "origin": dict(request.origin)})
+            audit.append(connection, run_id, request.principal, "requested", {**asked, "origin": dict(request.origin)})
             return _run(connection.execute(sa.select(RUNS).where(RUNS.c.id == run_id)).one()), True
 
     def run(self, run_id: str) -> Run:
@@ -165,6 +106,11 @@ class Store:
         if found is None:
             raise LeptonError(f"there is no run {ascii(run_id[:40])[1:-1]}", hint="see: lepton runs")
         return _run(found)
+
+    def has_key(self, key: str) -> bool:
+        """Return whether there is a run of this key."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(RUNS.c.id).where(RUNS.c.key == key)).first() is not None
 
     def runs(self, limit: int = 20) -> list[Run]:
         """Return the newest runs first."""
@@ -189,13 +135,18 @@ class Store:
                 RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state.in_([State.QUEUED.value, State.RUNNING.value])).values(cancel_asked=True)
             )
             if changed.rowcount:
-                _record(connection, run_id, principal, "cancel", {})
+                audit.append(connection, run_id, principal, "cancel", {})
             return bool(changed.rowcount)
 
     def cancel_asked(self, run_ids: Collection[str]) -> list[str]:
         """Return those of these runs that somebody has asked to end."""
         with self.engine.connect() as connection:
             return list(connection.execute(sa.select(RUNS.c.id).where(RUNS.c.id.in_(run_ids), RUNS.c.cancel_asked)).scalars())
+
+    def set_revision(self, run_id: str, revision: str) -> None:
+        """Note of which state of the playbook a run is."""
+        with self.transaction() as connection:
+            connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(revision=revision))
 
     def set_running(self, run_id: str, command: str, claim: str | None = None) -> bool:
         """Mark a run as running; False when it is final already, or when `claim` no longer holds it."""
@@ -225,7 +176,7 @@ class Store:
                 .values(state=state.value, finished=time.time(), result=data, error=error)
             )
             if changed.rowcount:
-                _record(connection, run_id, "", state.value, {"result": data, "error": error})
+                audit.append(connection, run_id, "", state.value, {"result": data, "error": error})
             return bool(changed.rowcount)
 
     def set_message(self, run_id: str, message: Mapping[str, Any]) -> None:
@@ -238,6 +189,51 @@ class Store:
         with self.transaction() as connection:
             connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(delivered=True))
 
+    # -- decisions -----------------------------------------------------------------------------------------------
+
+    def decide(self, plan_id: str, principal: str, *, approved: bool) -> list[Decision]:
+        """Write one person's decision on a plan, the first one counts, and return all decisions in order of time."""
+        with self.transaction() as connection:
+            mine = sa.select(DECISIONS.c.plan).where(DECISIONS.c.plan == plan_id, DECISIONS.c.principal == principal)
+            rejected = sa.select(DECISIONS.c.plan).where(DECISIONS.c.plan == plan_id, ~DECISIONS.c.approved)
+            if connection.execute(mine).first() is None and connection.execute(rejected).first() is None:
+                connection.execute(DECISIONS.insert().values(plan=plan_id, principal=principal, approved=approved, at=time.time()))
+                audit.append(connection, plan_id, principal, "approved" if approved else "rejected", {})
+            return _decisions(connection, plan_id)
+
+    def decisions(self, plan_id: str) -> list[Decision]:
+        with self.engine.connect() as connection:
+            return _decisions(connection, plan_id)
+
+    def plans_for_approval(self, limit: int = 50) -> list[Run]:
+        """Return the newest plans that have succeeded and asked for approval, decided on or not."""
+        query = sa.select(RUNS).where(RUNS.c.check_mode, RUNS.c.state == State.SUCCEEDED.value).order_by(RUNS.c.created.desc()).limit(limit)
+        with self.engine.connect() as connection:
+            return [run for run in map(_run, connection.execute(query)) if run.origin.get("approval")]
+
+    # -- freezes -------------------------------------------------------------------------------------------------
+
+    def freeze(self, freeze: Freeze) -> None:
+        """Freeze a target; an earlier freeze of the same target is replaced."""
+        with self.transaction() as connection:
+            connection.execute(FREEZES.delete().where(FREEZES.c.target == freeze.target))
+            connection.execute(FREEZES.insert().values(**asdict(freeze)))
+            audit.append(connection, "", freeze.principal, "frozen", {"target": freeze.target, "until": freeze.until, "why": freeze.why})
+
+    def unfreeze(self, target: str, principal: str) -> bool:
+        """Lift a freeze, and return whether there was one."""
+        with self.transaction() as connection:
+            gone = connection.execute(FREEZES.delete().where(FREEZES.c.target == target)).rowcount
+            if gone:
+                audit.append(connection, "", principal, "unfrozen", {"target": target})
+            return bool(gone)
+
+    def freezes(self) -> list[Freeze]:
+        """Return the freezes that hold now."""
+        with self.engine.connect() as connection:
+            found = [Freeze(**row._mapping) for row in connection.execute(sa.select(FREEZES).order_by(FREEZES.c.target))]
+        return [freeze for freeze in found if freeze.until is None or time.time() < freeze.until]
+
     # -- attempts ------------------------------------------------------------------------------------------------
 
     def add_attempt(self, token: str, run_id: str, owner: str, boot_id: str) -> None:
@@ -247,7 +243,7 @@ class Store:
         """
         with self.transaction() as connection:
             connection.execute(ATTEMPTS.insert().values(token=token, run=run_id, owner=owner, boot_id=boot_id, started=time.time(), outcome=""))
-            _record(connection, run_id, "", "attempt", {"token": token})
+            audit.append(connection, run_id, "", "attempt", {"token": token})
 
     def end_attempt(self, token: str, outcome: str) -> None:
         with self.transaction() as connection:
@@ -271,7 +267,7 @@ class Store:
     def record(self, run_id: str, principal: str, what: str, data: Mapping[str, Any]) -> None:
         """Append to the audit trail; `run_id` is empty for what belongs to no run, such as a refusal."""
         with self.transaction() as connection:
-            _record(connection, run_id, principal, what, data)
+            audit.append(connection, run_id, principal, what, data)
 
     def audit(self, run_id: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
         """Return the trail of one run, or the newest entries of all, in order of time."""
@@ -280,6 +276,17 @@ class Store:
             query = query.where(AUDIT.c.run == run_id)
         with self.engine.connect() as connection:
             return [dict(row._mapping) for row in reversed(connection.execute(query).all())]
+
+    def refusals(self, principal: str, limit: int) -> list[dict[str, Any]]:
+        """Return what was refused to somebody last, newest first."""
+        query = sa.select(AUDIT.c.data).where(AUDIT.c.what == "refused", AUDIT.c.principal == principal).order_by(AUDIT.c.seq.desc()).limit(limit)
+        with self.engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+
+def _decisions(connection: sa.Connection, plan_id: str) -> list[Decision]:
+    rows = connection.execute(sa.select(DECISIONS).where(DECISIONS.c.plan == plan_id).order_by(DECISIONS.c.at))
+    return [Decision(row.principal, row.approved, row.at) for row in rows]
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -305,10 +312,6 @@ def _holds(connection: sa.Connection, run_id: str, claim: str | None) -> bool:
     return claim is None or connection.execute(sa.select(LEASES.c.lock).where(LEASES.c.lock == f"run/{run_id}", LEASES.c.owner == claim)).first() is not None
 
 
-def _record(connection: sa.Connection, run_id: str, principal: str, what: str, data: Mapping[str, Any]) -> None:
-    connection.execute(AUDIT.insert().values(at=time.time(), run=run_id, principal=principal, what=what, data=dict(data)))
-
-
 def _run(row: Any) -> Run:
     return Run(
         id=row.id,
@@ -328,4 +331,6 @@ def _run(row: Any) -> Run:
         command=row.command,
         message=row.message,
         delivered=row.delivered,
+        revision=row.revision,
+        approved_plan=row.approved_plan,
     )

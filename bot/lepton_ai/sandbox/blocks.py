@@ -14,6 +14,7 @@ MESSAGE_BLOCKS, VIEW_BLOCKS = 50, 100
 TEXT_LIMIT, SECTION_LIMIT, FIELD_LIMIT, CONTEXT_TEXT_LIMIT = 40_000, 3000, 2000, 2000
 CONTEXT_ELEMENTS, ACTION_ELEMENTS, BUTTON_TEXT, VALUE_LIMIT, ID_LIMIT = 10, 25, 75, 2000, 255
 METADATA_LIMIT = 3000
+SELECT_OPTIONS, OPTION_TEXT, OPTION_VALUE = 100, 75, 150
 
 
 def message_trouble(text: str, blocks: Sequence[dict[str, Any]] | None) -> str | None:
@@ -34,6 +35,19 @@ def view_trouble(view: dict[str, Any]) -> str | None:
     except (SlackObjectFormationError, TypeError, ValueError) as error:
         return f"invalid_arguments: {error}"
     return blocks_trouble(view.get("blocks", []), VIEW_BLOCKS)
+
+
+def options_trouble(options: Sequence[dict[str, Any]]) -> str | None:
+    """Return what Slack would refuse of a select's options, or None."""
+    if len(options) > SELECT_OPTIONS:
+        return f"{len(options)} options, at most {SELECT_OPTIONS}"
+    for option in options:
+        if not 0 < len(option["text"]["text"]) <= OPTION_TEXT:
+            return f"an option's text has 1 to {OPTION_TEXT} characters"
+        if len(option["value"]) > OPTION_VALUE:
+            return f"an option's value is longer than {OPTION_VALUE}"
+    values = [option["value"] for option in options]
+    return "an option's value stands twice" if len(values) != len(set(values)) else None
 
 
 def blocks_trouble(blocks: Sequence[dict[str, Any]], most: int) -> str | None:
@@ -84,6 +98,12 @@ def _block_trouble(raw: Any) -> str | None:
 def _element_trouble(element: dict[str, Any]) -> str | None:
     if len(element.get("action_id", "")) > ID_LIMIT:
         return f"action_id is longer than {ID_LIMIT}"
+    groups = element.get("option_groups") or [{"options": element.get("options") or []}]
+    if len(groups) > SELECT_OPTIONS:
+        return f"more than {SELECT_OPTIONS} groups of options"
+    for group in groups:
+        if trouble := options_trouble(group["options"]):
+            return trouble
     if element.get("type") == "button":
         if len(element.get("text", {}).get("text", "")) > BUTTON_TEXT:
             return f"a button's text is longer than {BUTTON_TEXT}"

@@ -35,6 +35,59 @@ class Person:
         """Press a button of a message."""
         self._post("people/press", {"ts": message["ts"], "action_id": action_id, "copies": copies})
 
+    def mention(self, text: str, thread: dict[str, Any] | None = None) -> None:
+        """Mention the bot, in a message's thread where one is given."""
+        self.seen = max((message["ts"] for message in self.messages()), default="0")
+        self._post("people/say", {"text": f"@lepton {text}", **({"thread_ts": thread["ts"]} if thread else {})})
+
+    def view(self, seconds: float = 10) -> dict[str, Any]:
+        """Return the newest view that was opened for this person, or raise LeptonError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            mine = [view for view in self.state()["views"].values() if view["opened_by"] == self.user]
+            if mine:
+                return dict(mine[-1])
+            if time.monotonic() > deadline:
+                raise LeptonError("no view was opened")
+            time.sleep(POLL_SECONDS)
+
+    def fill_in(self, view: dict[str, Any], **values: Any) -> dict[str, str]:
+        """Submit a form with these values by field, the others as they stand, and return the errors beside its fields."""
+        state = {block["block_id"]: {block["element"]["action_id"]: _filled(block["element"], values.get(block["block_id"]))} for block in _inputs(view)}
+        answer = self._post("people/submit", {"view_id": view["id"], "values": state})
+        return dict((answer or {}).get("errors") or {})
+
+    def suggest(self, view: dict[str, Any], block_id: str, text: str = "") -> list[str]:
+        """Return what a select of a form offers for what was typed."""
+        element = next(block["element"] for block in _inputs(view) if block["block_id"] == block_id)
+        offered = self._post("people/suggest", {"view_id": view["id"], "block_id": block_id, "action_id": element["action_id"], "value": text})
+        return [option["value"] for option in offered]
+
+    def choose(self, view: dict[str, Any], value: str) -> None:
+        """Choose in the select of a picker."""
+        block = next(block for block in view["blocks"] if block["type"] == "actions")
+        self._post("people/choose", {"view_id": view["id"], "block_id": block["block_id"], "action_id": block["elements"][0]["action_id"], "value": value})
+
+    def shortcut(self, callback_id: str, message: dict[str, Any] | None = None) -> None:
+        """Use a shortcut, on a message where one is given."""
+        self._post("people/shortcut", {"callback_id": callback_id, **({"ts": message["ts"]} if message else {"channel": None})})
+
+    def home(self, wanted: Callable[[str], bool], seconds: float = 20) -> dict[str, Any]:
+        """Look at the App Home until it reads as wanted."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self._post("people/home", {})
+            view = self.state()["homes"].get(self.user)
+            if view and wanted(plain_text(view["blocks"])):
+                return dict(view)
+            if time.monotonic() > deadline:
+                raise LeptonError(f"the home is not as expected: {plain_text(view['blocks']) if view else 'there is none'}")
+            time.sleep(POLL_SECONDS)
+
+    def press_home(self, action_id: str, value: str) -> None:
+        """Press a button of the App Home."""
+        self._post("people/press", {"action_id": action_id, "value": value})
+
     def messages(self) -> list[dict[str, Any]]:
         """Return what this person sees in the channel, oldest first."""
         every = self.state()["messages"][self.channel]
@@ -62,10 +115,25 @@ class Person:
         found: dict[str, Any] = httpx.get(f"{self.base_url}people/state", timeout=10).json()
         return found
 
-    def _post(self, path: str, body: dict[str, Any]) -> None:
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
         answer = httpx.post(f"{self.base_url}{path}", json={"user": self.user, "channel": self.channel, **body}, timeout=10).json()
         if not answer["ok"]:
             raise LeptonError(f"the sandbox did not take it: {answer['error']}")
+        return answer["answer"]
+
+
+def _inputs(view: dict[str, Any]) -> list[dict[str, Any]]:
+    return [block for block in view["blocks"] if block["type"] == "input"]
+
+
+def _filled(element: dict[str, Any], value: Any) -> dict[str, Any]:
+    """Return an element's state as Slack sends it."""
+    kind = element["type"]
+    if kind == "checkboxes":
+        return {"type": kind, "selected_options": element["options"] if value else [] if value is False else element.get("initial_options", [])}
+    if kind in ("static_select", "external_select", "radio_buttons"):
+        return {"type": kind, "selected_option": {"value": value} if value is not None else element.get("initial_option")}
+    return {"type": kind, "value": str(value) if value is not None else element.get("initial_value")}
 
 
 def text_of(message: dict[str, Any]) -> str:

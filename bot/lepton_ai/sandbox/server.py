@@ -20,7 +20,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from lepton_ai.sandbox.blocks import message_trouble
+from lepton_ai.sandbox.blocks import message_trouble, options_trouble
 from lepton_ai.sandbox.delivery import NotAnsweredError, SocketMode
 from lepton_ai.sandbox.webapi import WebApi
 from lepton_ai.sandbox.workspace import BOT_USER, TEAM, SlackError, Workspace
@@ -58,6 +58,11 @@ class Sandbox:
                 Route("/people/say", self._say, methods=["POST"]),
                 Route("/people/press", self._press, methods=["POST"]),
                 Route("/people/submit", self._submit, methods=["POST"]),
+                Route("/people/suggest", self._suggest, methods=["POST"]),
+                Route("/people/choose", self._choose, methods=["POST"]),
+                Route("/people/shortcut", self._shortcut, methods=["POST"]),
+                Route("/people/home", self._home, methods=["POST"]),
+                Route("/people/fault", self._fault, methods=["POST"]),
                 Route("/people/limit", self._limit, methods=["POST"]),
                 Route("/people/disconnect", self._disconnect, methods=["POST"]),
                 Mount("/", StaticFiles(directory=str(page), html=True)),
@@ -71,11 +76,18 @@ class Sandbox:
 
     # -- what people do ------------------------------------------------------------------------------------------
 
-    async def say(self, user: str, channel: str, text: str, copies: int = 1) -> None:
-        """Type a line: a slash command goes to the app, anything else is a message."""
+    async def say(self, user: str, channel: str, text: str, copies: int = 1, thread_ts: str | None = None) -> None:
+        """Type a line: a slash command goes to the app, and so does a message that mentions it or is for it alone."""
         self.workspace.channel(channel)
-        if not text.startswith("/"):
-            self.workspace.post(channel, user=user, text=text, blocks=[])
+        in_thread = {"thread_ts": thread_ts} if thread_ts else {}
+        if not text.startswith("/") or thread_ts:  # slash commands do not work in threads
+            text = text.replace("@lepton", f"<@{BOT_USER}>")
+            message = self.workspace.post(channel, user=user, text=text, blocks=[], **in_thread)
+            direct = self.workspace.channels[channel].get("is_im")
+            if direct or f"<@{BOT_USER}>" in text:
+                kind = {"type": "message", "channel_type": "im"} if direct else {"type": "app_mention"}
+                event = {**kind, "user": user, "text": text, "channel": channel, "ts": message["ts"], "event_ts": message["ts"], **in_thread}
+                await self._event(event, copies)
             return
         command, _, rest = text.partition(" ")
         payload = {
@@ -117,11 +129,64 @@ class Sandbox:
             copies,
         )  # fmt: skip
 
+    async def press_home(self, user: str, action_id: str, value: str) -> None:
+        """Press a button of the App Home."""
+        view = self.workspace.homes[user]
+        action = {"type": "button", "action_id": action_id, "block_id": "home", "value": value, "action_ts": self.workspace.timestamp()}
+        container = {"type": "view", "view_id": view["id"]}
+        payload = {"type": "block_actions", "container": container, "view": view, "actions": [action], "trigger_id": self.workspace.trigger(user)}
+        await self._interact(user, payload)
+
+    async def open_home(self, user: str) -> None:
+        """Look at the App Home."""
+        await self._event({"type": "app_home_opened", "user": user, "channel": f"D{user[1:]}", "tab": "home", "event_ts": self.workspace.timestamp()})
+
+    async def shortcut(self, user: str, callback_id: str, channel: str | None = None, ts: str | None = None) -> None:
+        """Use a shortcut: the global one, or with a message the one on messages."""
+        payload: dict[str, Any] = {"type": "shortcut", "callback_id": callback_id, "trigger_id": self.workspace.trigger(user)}
+        if channel is not None and ts is not None:
+            where = {"id": channel, "name": self.workspace.channels[channel]["name"]}
+            payload |= {"type": "message_action", "channel": where, "message": self.workspace.message(channel, ts), "message_ts": ts}
+            payload["response_url"] = self._response_url(user, channel)
+        await self._interact(user, payload)
+
+    async def suggest(self, user: str, view_id: str, block_id: str, action_id: str, value: str) -> list[dict[str, Any]]:
+        """Return what the app offers in a select for what was typed so far."""
+        view = self.workspace.views[view_id]
+        payload = {"type": "block_suggestion", "action_id": action_id, "block_id": block_id, "value": value, "view": view}
+        answer = await self._interact(user, {**payload, "container": {"type": "view", "view_id": view_id}})
+        offered = list(answer.get("options") or [])
+        trouble = options_trouble(offered)
+        if trouble:
+            raise SlackError("invalid_options", response_metadata={"messages": [f"[ERROR] {trouble}"]})
+        return offered
+
+    async def choose(self, user: str, view_id: str, block_id: str, action_id: str, value: str) -> None:
+        """Choose in a select of a view that tells the app at once."""
+        view = self.workspace.views[view_id]
+        option = {"text": {"type": "plain_text", "text": value}, "value": value}
+        action = {"type": "static_select", "action_id": action_id, "block_id": block_id, "selected_option": option, "action_ts": self.workspace.timestamp()}
+        container = {"type": "view", "view_id": view_id}
+        payload = {"type": "block_actions", "container": container, "view": view, "actions": [action], "trigger_id": self.workspace.trigger(user)}
+        await self._interact(user, payload)
+
+    async def _event(self, event: dict[str, Any], copies: int = 1) -> None:
+        envelope = {
+            "token": "sandbox", "team_id": TEAM, "api_app_id": "A0LEPTON", "type": "event_callback", "event": event,
+            "event_id": f"Ev{secrets.token_hex(6).upper()}", "event_time": int(time.time()),
+            "authorizations": [{"team_id": TEAM, "user_id": BOT_USER, "is_bot": True, "is_enterprise_install": False}],
+        }  # fmt: skip
+        await self._delivery.deliver("events_api", envelope, copies)
+
     async def submit(self, user: str, view_id: str, values: dict[str, Any]) -> dict[str, Any]:
         """Submit a view and return what the app answered; errors leave it open."""
         view = self.workspace.views[view_id]
         view["state"] = {"values": values}
         answer = await self._interact(user, {"type": "view_submission", "view": view, "trigger_id": self.workspace.trigger(user)})
+        if answer.get("response_action") == "errors":
+            known = {block.get("block_id") for block in view["blocks"] if block["type"] == "input"}
+            if not answer.get("errors") or not set(answer["errors"]) <= known:
+                raise SlackError("invalid_errors")
         if answer.get("response_action") not in ("errors", "update"):
             self.workspace.views.pop(view_id, None)
         return answer
@@ -188,15 +253,42 @@ class Sandbox:
 
     async def _say(self, request: Request) -> Response:
         body = await _from_page(request)
-        return await self._done(self.say(body["user"], body["channel"], body["text"], int(body.get("copies", 1))))
+        return await self._done(self.say(body["user"], body["channel"], body["text"], int(body.get("copies", 1)), body.get("thread_ts")))
 
     async def _press(self, request: Request) -> Response:
         body = await _from_page(request)
+        if not body.get("ts"):
+            return await self._done(self.press_home(body["user"], body["action_id"], body["value"]))
         return await self._done(self.press(body["user"], body["channel"], body["ts"], body["action_id"], int(body.get("copies", 1))))
 
     async def _submit(self, request: Request) -> Response:
         body = await _from_page(request)
         return await self._done(self.submit(body["user"], body["view_id"], body["values"]))
+
+    async def _suggest(self, request: Request) -> Response:
+        body = await _from_page(request)
+        return await self._done(self.suggest(body["user"], body["view_id"], body["block_id"], body["action_id"], body["value"]))
+
+    async def _choose(self, request: Request) -> Response:
+        body = await _from_page(request)
+        return await self._done(self.choose(body["user"], body["view_id"], body["block_id"], body["action_id"], body["value"]))
+
+    async def _shortcut(self, request: Request) -> Response:
+        body = await _from_page(request)
+        return await self._done(self.shortcut(body["user"], body["callback_id"], body.get("channel"), body.get("ts")))
+
+    async def _home(self, request: Request) -> Response:
+        body = await _from_page(request)
+        return await self._done(self.open_home(body["user"]))
+
+    async def _fault(self, request: Request) -> Response:
+        """Make the next calls of a method fail, or the next trigger ids be too old, as it happens with Slack."""
+        body = await request.json()
+        if "method" in body:
+            self.web_api.fail(body["method"], int(body["times"]), int(body.get("status", 500)))
+        else:
+            self.workspace.late_triggers += int(body["expired_triggers"])
+        return JSONResponse({"ok": True})
 
     async def _done(self, action: Any) -> Response:
         try:

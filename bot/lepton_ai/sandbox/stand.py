@@ -27,7 +27,8 @@ from lepton_ai.sandbox.server import Sandbox
 from lepton_ai.sandbox.workspace import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, TEAM, sandbox_workspace
 
 START_SECONDS = 30
-# Ada may do everything, model builders may look and resize web nodes in #models, Mallory has no role.
+# Ada may do everything, model builders may look and resize web nodes in #models, Mallory has no role. What is called prod
+# needs two eyes more: whoever asks, another one of Ada and the builders must agree.
 ACCESS = {
     "roles": {
         "operator": {"operations": ["*"]},
@@ -36,6 +37,9 @@ ACCESS = {
     "grants": [
         {"role": "operator", "principals": [f"slack:{TEAM}/U0ADA"]},
         {"role": "builder", "principals": [f"slack-group:{TEAM}/S0BUILDERS"], "channels": ["C0MODELS"]},
+    ],
+    "approvals": [
+        {"name": "prod", "operations": ["node.*"], "targets": ["node/prod-*"], "approvers": [f"slack:{TEAM}/U0ADA", f"slack-group:{TEAM}/S0BUILDERS"]},
     ],
 }
 
@@ -120,6 +124,7 @@ def write_site(folder: Path, base_url: str, *, mode: str = "socket", port: int =
         "state_dir": str(folder / "state"),
         "port": port or free_port(),
         "environment": ["LEPTON_SANDBOX"],
+        "label": "sandbox",
         "slack": {"base_url": f"{base_url}api/", "mode": mode, "update_seconds": 0.3},
         "access": ACCESS,
     }

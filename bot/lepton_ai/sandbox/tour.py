@@ -15,7 +15,7 @@ from rich.console import Console
 from lepton_ai.errors import LeptonError
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand, free_port
-from lepton_ai.slack.views import CANCEL, CONFIRM
+from lepton_ai.slack.views import APPROVE, CANCEL
 
 BOOT_SECONDS = 60
 
@@ -85,7 +85,7 @@ class Tour:
         plan = self._ask(self._ada, line, "[Do it]")
         self._console.print("\n[bold]ada[/bold] presses [bold]Do it[/bold]", highlight=False)
         self._ada.seen = plan["ts"]
-        self._ada.press(plan, CONFIRM)
+        self._ada.press(plan, APPROVE)
         self._show(self._ada.wait(lambda text: "*changed*" in text))
         self._must("web-1" not in self._virsh("list", "--all", "--name"), "libvirt must have no such domain any more")
         self._must(not list(self._stand.folder.glob("disks/web-1*")), "nothing of the node may be left on disk")

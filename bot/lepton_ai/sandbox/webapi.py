@@ -25,6 +25,7 @@ class WebApi:
         self._workspace = workspace
         self._base_url = base_url
         self._limited: dict[str, tuple[int, int]] = {}
+        self._failing: dict[str, tuple[int, int]] = {}
         self._methods: dict[str, Method] = {
             "auth.test": self._auth_test,
             "apps.connections.open": self._connections_open,
@@ -36,7 +37,7 @@ class WebApi:
             "conversations.list": lambda _: {"channels": list(self._workspace.channels.values())},
             "conversations.history": self._history,
             "conversations.replies": self._replies,
-            "conversations.open": lambda _: {"channel": {"id": "C0OPS"}},
+            "conversations.open": lambda a: {"channel": {"id": self._workspace.direct(a["users"])}},
             "users.info": self._users_info,
             "users.list": lambda _: {"members": list(self._workspace.users.values())},
             "usergroups.list": lambda _: {"usergroups": list(self._workspace.groups.values())},
@@ -53,6 +54,10 @@ class WebApi:
         """Answer the next `times` calls of a method with 429 and this Retry-After."""
         self._limited[method] = (times, retry_after)
 
+    def fail(self, method: str, times: int, status: int) -> None:
+        """Answer the next `times` calls of a method with this HTTP status."""
+        self._failing[method] = (times, status)
+
     async def call(self, request: Request) -> Response:
         """Answer one call."""
         name = request.path_params["method"]
@@ -63,6 +68,10 @@ class WebApi:
         if times:
             self._limited[name] = (times - 1, retry_after)
             return JSONResponse({"ok": False, "error": "ratelimited"}, 429, headers={"Retry-After": str(retry_after)})
+        fails, status = self._failing.get(name, (0, 0))
+        if fails:
+            self._failing[name] = (fails - 1, status)
+            return JSONResponse({"ok": False, "error": "internal_error"}, status)
         try:
             if token != (APP_TOKEN if name == "apps.connections.open" else BOT_TOKEN):
                 raise SlackError("invalid_auth" if token else "not_authed")
@@ -92,10 +101,11 @@ class WebApi:
 
     def _post_message(self, arguments: dict[str, Any]) -> dict[str, Any]:
         content = _content(arguments)
-        channel = self._workspace.channel(arguments["channel"])
+        channel = self._workspace.channel(self._workspace.direct(arguments["channel"]))
         if not channel["is_member"]:
             raise SlackError("not_in_channel")
         if arguments.get("thread_ts"):
+            self._workspace.message(channel["id"], arguments["thread_ts"])
             content["thread_ts"] = arguments["thread_ts"]
         message = self._workspace.post(channel["id"], user=BOT_USER, **content)
         return {"channel": channel["id"], "ts": message["ts"], "message": message}
@@ -103,7 +113,11 @@ class WebApi:
     def _post_ephemeral(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments["user"] not in self._workspace.users:
             raise SlackError("user_not_in_channel")
-        message = self._workspace.post(arguments["channel"], user=BOT_USER, ephemeral_to=arguments["user"], **_content(arguments))
+        thread = {"thread_ts": arguments["thread_ts"]} if arguments.get("thread_ts") else {}
+        channel = self._workspace.channel(arguments["channel"])
+        if not channel["is_member"]:
+            raise SlackError("not_in_channel")
+        message = self._workspace.post(channel["id"], user=BOT_USER, ephemeral_to=arguments["user"], **thread, **_content(arguments))
         return {"message_ts": message["ts"]}
 
     def _update(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +169,7 @@ class WebApi:
         return {"view": current}
 
     def _views_publish(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        view = self._view(arguments["view"])
+        view = {**self._view(arguments["view"]), "id": f"V{secrets.token_hex(5).upper()}", "hash": self._workspace.timestamp()}
         self._workspace.homes[arguments["user_id"]] = view
         self._workspace.tell({"type": "home", "view": view, "user": arguments["user_id"]})
         return {"view": view}

@@ -158,10 +158,11 @@ class LiveMessages:
 
     async def _deliver(self, run: Run, progress: Progress | None) -> None:
         fresh = await asyncio.to_thread(self._runs.store.run, run.id)
+        decisions = await asyncio.to_thread(self._runs.store.decisions, run.id) if fresh.origin.get("approval") else []
         if fresh.state.final:
             self._running.pop(run.id, None)
         try:
-            text, blocks = run_message(fresh, progress)
+            text, blocks = run_message(fresh, progress, decisions=decisions, label=self._runs.settings.label)
         except Exception:
             log.exception("a run could not be drawn", run=run.id)
             text, blocks = f"{fresh.operation}: {fresh.state} (run {fresh.id}; its result could not be drawn)", []
@@ -178,7 +179,8 @@ class LiveMessages:
 
     async def _post(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
         try:
-            posted = await self._client.chat_postMessage(channel=run.origin["channel"], text=text, blocks=blocks)
+            thread = {"thread_ts": run.origin["thread_ts"]} if run.origin.get("thread_ts") else {}
+            posted = await self._client.chat_postMessage(channel=run.origin["channel"], text=text, blocks=blocks, **thread)
         except SlackApiError as error:
             if _passes(error):
                 raise

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lepton_ai.runs.model import Result, Run, State
+from lepton_ai.intake import CONFIRMATION
+from lepton_ai.runs.model import Decision, Result, Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import result_of
+from lepton_ai.runs.standing import Standing, standing
+from lepton_ai.slack.limits import BUTTON_VALUE_LIMIT, CONTEXT_LIMIT, SECTION_LIMIT, shortened
 
-CANCEL, CONFIRM, DISMISS = "run_cancel", "run_confirm", "run_dismiss"
-SECTION_LIMIT = 3000  # characters of a section's text; docs.slack.dev/reference/block-kit/blocks/section-block
-CONTEXT_LIMIT = 2000  # of a context element's
+CANCEL, APPROVE, REJECT, AGAIN, FILL_IN = "run_cancel", "plan_approve", "plan_reject", "run_again", "form_open"
 FALLBACK_LIMIT = 500  # characters of the notification text
 MOST_LINES = 30
 NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
@@ -27,6 +29,7 @@ _ICONS = {
     State.TIMED_OUT: ":alarm_clock:",
     State.INTERRUPTED: ":zap:",
 }
+ID = re.compile(r"[A-Z0-9]{2,30}")  # of a user or a user group; anything else in a principal is only text
 Block = dict[str, Any]
 
 
@@ -35,19 +38,27 @@ def escape(text: object) -> str:
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def run_message(run: Run, progress: Progress | None = None) -> tuple[str, list[Block]]:
-    """Return the (notification text, blocks) of a run as it stands; `progress` while this process runs it."""
+def run_message(run: Run, progress: Progress | None = None, *, decisions: Sequence[Decision] = (), label: str = "") -> tuple[str, list[Block]]:
+    """Return the (notification text, blocks) of a run as it stands; `progress` while this process runs it.
+
+    `label` is the site's, such as prod.
+    """
+    stands = standing(run, decisions)
     title = f"{'plan ' if run.check else ''}{run.operation.replace('.', ' ')}"
     asked = " ".join(f"{name}={_value(value)}" for name, value in run.arguments.items() if value not in (None, False, []))
     head = f"{_ICONS[run.state]} *{escape(title)}* {escape(asked)}".strip()
-    blocks = [_section(head), _section(_status(run, progress))]
+    blocks = [section(head), section(_status(run, progress))]
     if run.state.final:
         blocks += _result_blocks(run)
-    blocks += _buttons(run)
-    who = f"asked for by {_who(run.principal)} · run `{run.id}`"
-    blocks.append(_context(who))
+    if stands is not Standing.NONE:
+        blocks += _approval_blocks(run, stands, decisions)
+    blocks += _buttons(run, stands)
+    who = [f"*{escape(label)}*"] if label else []
+    who += [f"asked for by {_who(run.principal)}", f"run `{run.id}`"]
+    who += [f"of the approved plan `{run.approved_plan}`"] if run.approved_plan else []
+    blocks.append(context(" · ".join(who)))
     if run.command:
-        blocks.append(_context(f"by hand: `{escape(run.command)}`"))
+        blocks.append(context(f"by hand: `{escape(run.command)}`"))
     return f"{title} {asked}: {run.state}"[:FALLBACK_LIMIT], blocks
 
 
@@ -55,12 +66,14 @@ def runs_text(runs: Sequence[Run]) -> str:
     """Return the newest runs, a line each."""
     if not runs:
         return "No run yet."
-    lines = [
-        f"{_ICONS[run.state]} `{run.id}` {'plan ' if run.check else ''}{escape(run.operation.replace('.', ' '))} "
-        f"{escape(' '.join(str(value) for value in run.arguments.values() if isinstance(value, str)))} · {run.state} · {_who(run.principal)}"
-        for run in runs
-    ]
-    return "\n".join(lines)
+    return "\n".join(map(run_line, runs))
+
+
+def run_line(run: Run) -> str:
+    """Return a run in one line."""
+    words = escape(shortened(" ".join(str(value) for value in run.arguments.values() if isinstance(value, str)), 200))
+    what = f"{'plan ' if run.check else ''}{escape(run.operation.replace('.', ' '))} {words}"
+    return f"{_ICONS[run.state]} `{run.id}` {what} · {run.state} · {_who(run.principal)}"
 
 
 def _status(run: Run, progress: Progress | None) -> str:
@@ -95,13 +108,13 @@ def _result_blocks(run: Run) -> list[Block]:
         for change in result.changes
     ]
     if lines:
-        blocks.append(_section("\n".join(_bounded(lines))))
+        blocks.append(section("\n".join(_bounded(lines))))
     if run.risk == "read" and (result.answers or run.state is State.SUCCEEDED):
         blocks += _answer_blocks(result.answers)
     # A run that succeeded may have gone past hosts that did not answer.
     silent = [f"{host}: {why}" for host, why in result.failures.items()] if run.state is State.SUCCEEDED else []
     if result.warnings or silent:
-        blocks.append(_section("\n".join(f":warning: {escape(warning)}" for warning in _bounded([*result.warnings, *silent]))))
+        blocks.append(section("\n".join(f":warning: {escape(warning)}" for warning in _bounded([*result.warnings, *silent]))))
     return blocks
 
 
@@ -109,6 +122,11 @@ def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     consoles = [answer["console"] for answer in answers.values() if "console" in answer]
     if consoles:
         return [_code(text or "(nothing yet)") for text in consoles]
+    return inventory_blocks(answers) or [section("There is none.")]
+
+
+def inventory_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Return hosts and nodes as tables, from what the hosts answered."""
     tables = []
     capacity = [(host, answer["capacity"]) for host, answer in sorted(answers.items()) if "capacity" in answer]
     if capacity:
@@ -122,31 +140,70 @@ def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
             [node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes
         ]
         tables.append(_table(rows))
-    return [_code(table) for table in tables] or [_section("There is none.")]
+    return [_code(table) for table in tables]
 
 
-def _buttons(run: Run) -> list[Block]:
+def _approval_blocks(plan: Run, stands: Standing, decisions: Sequence[Decision]) -> list[Block]:
+    """Return how a plan stands: what it is about, who may approve it and until when, who has decided what."""
+    approval = plan.origin["approval"]
+    said = [f"{'approved' if decision.approved else 'rejected'} by {_who(decision.principal)} {_moment(decision.at)}" for decision in decisions]
+    if stands is not Standing.WAITING:
+        return [section(" · ".join([f"*{stands}*", *said]))] if stands is not Standing.PLANNING else []
+    result = result_of(plan)
+    hosts = len(result.changed_hosts)
+    about = f"changes {hosts} host{'' if hosts == 1 else 's'} in {len(result.changes)} field{'' if len(result.changes) == 1 else 's'}"
+    if approval["rule"] == CONFIRMATION:
+        return [section(f":warning: this destroys; it {about}. Only you can confirm it, until {_moment(approval['expires'])}")]
+    approvers = ", ".join(map(_who, approval["approvers"]))
+    needed = f"{approval['count']} of them" if approval["count"] > 1 else "one of them"
+    own = "" if approval["self"] else ", not whoever asked"
+    lines = [f":lock: *waits for approval* (rule {escape(approval['rule'])}): it {about}"]
+    lines.append(f"{approvers} may approve: {needed}{own}, until {_moment(approval['expires'])}")
+    return [section("\n".join([*lines, *said]))]
+
+
+def _moment(at: float) -> str:
+    """Return a time that Slack shows in each reader's own zone (docs.slack.dev/messaging/formatting-message-text#date-formatting)."""
+    fallback = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+    return f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{fallback}>"
+
+
+def _buttons(run: Run, stands: Standing) -> list[Block]:
     if not run.state.final:
-        return [{"type": "actions", "block_id": f"run-{run.id}", "elements": [_button("Cancel", CANCEL, run.id, "danger")]}]
-    if run.origin.get("confirm") and run.state is State.SUCCEEDED and not run.message.get("answered"):
-        return [
-            {
-                "type": "actions",
-                "block_id": f"run-{run.id}",
-                "elements": [_button("Do it", CONFIRM, run.id, "danger"), _button("Leave it", DISMISS, run.id)],
-            }
+        elements = [button("Cancel", CANCEL, run.id, "danger")]
+    elif stands is Standing.WAITING:
+        own = run.origin["approval"]["rule"] == CONFIRMATION
+        elements = [
+            button("Do it" if own else "Approve", APPROVE, run.id, "danger" if run.risk == "destroy" else "primary"),
+            button("Leave it" if own else "Reject", REJECT, run.id),
         ]
-    return []
+    elif run.state is not State.SUCCEEDED and not run.check:
+        elements = [button("Run again", AGAIN, run.id)]
+    else:
+        return []
+    return [{"type": "actions", "block_id": f"run-{run.id}", "elements": elements}]
 
 
-def _button(text: str, action_id: str, value: str, style: str | None = None) -> Block:
+def fill_in(operation: str, values: Mapping[str, Any], *, check: bool) -> list[Block]:
+    """Return a button that opens an operation's form with these values."""
+    value = json.dumps({"operation": operation, "values": dict(values), "check": check})
+    if len(value) > BUTTON_VALUE_LIMIT:
+        value = json.dumps({"operation": operation, "values": {}, "check": check})
+    name = operation.replace(".", " ")
+    return [section(f"*{escape(name)}* needs more than that."), {"type": "actions", "elements": [button("Fill in", FILL_IN, value, "primary")]}]
+
+
+def button(text: str, action_id: str, value: str, style: str | None = None) -> Block:
     button: Block = {"type": "button", "text": {"type": "plain_text", "text": text}, "action_id": action_id, "value": value}
     return {**button, "style": style} if style else button
 
 
 def _who(principal: str) -> str:
     kind, _, name = principal.partition(":")
-    return f"<@{name.partition('/')[2]}>" if kind == "slack" else escape(principal)
+    person = name.partition("/")[2]
+    if kind == "slack" and ID.fullmatch(person):
+        return f"<@{person}>"
+    return f"<!subteam^{person}>" if kind == "slack-group" and ID.fullmatch(person) else escape(principal)
 
 
 def _value(value: Any) -> str:
@@ -176,22 +233,23 @@ def _code(text: str) -> Block:
     if len(escaped) > room:
         # The end of a console says most; an entity cut in half would show as garbage.
         escaped = "…" + escaped[-room:].partition("\n")[2]
-    return _section(f"```\n{escaped}\n```")
+    return section(f"```\n{escaped}\n```")
 
 
-def _section(text: str) -> Block:
+def section(text: str) -> Block:
     return {"type": "section", "text": _mrkdwn(text)}
 
 
-def _context(text: str) -> Block:
+def context(text: str) -> Block:
     return {"type": "context", "elements": [_mrkdwn(text, CONTEXT_LIMIT)]}
 
 
 def _mrkdwn(text: str, limit: int = SECTION_LIMIT) -> Block:
-    return {"type": "mrkdwn", "text": text if len(text) <= limit else text[: limit - 1] + "…"}
+    return {"type": "mrkdwn", "text": shortened(text, limit)}
 
 
 def _unescape(text: str) -> str:
+    text = re.sub(r"<!date\^[^|>]*\|([^>]*)>", r"\1", text)
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 

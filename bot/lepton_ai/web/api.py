@@ -20,11 +20,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from lepton_ai.access.rules import Caller
+from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake, RefusedError
 from lepton_ai.operations.catalog import Operation
-from lepton_ai.operations.parsing import typed_arguments
+from lepton_ai.operations.parsing import Command, typed_arguments
 from lepton_ai.runs import leases, processes
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.progress import Progress
@@ -66,6 +66,9 @@ def socket_app(intake: Intake, start: Callable[[str], None]) -> Starlette:
         Route("/v1/runs/{run}", _answered(api.run), methods=["GET"]),
         Route("/v1/runs/{run}/events", _answered(api.events), methods=["GET"]),
         Route("/v1/runs/{run}/cancel", _answered(api.cancel), methods=["POST"]),
+        Route("/v1/runs/{run}/{decision:str}", _answered(api.decide), methods=["POST"]),
+        Route("/v1/freezes", _answered(api.freezes), methods=["GET"]),
+        Route("/v1/freezes", _answered(api.freeze), methods=["POST"]),
         Route("/v1/leases", _answered(api.take_leases), methods=["POST"]),
     ]
     return Starlette(routes=routes)
@@ -112,7 +115,7 @@ class _Api:
         caller = self._caller(request)
         verdict = self._intake.may_see(caller, run)
         if not verdict.allowed:
-            raise RefusedError(caller, f"see run {run.id}", verdict)
+            raise RefusedError(caller, f"see run {run.id}", verdict.rule)
         return run
 
     async def submit(self, request: Request) -> Response:
@@ -150,6 +153,28 @@ class _Api:
         asked = await asyncio.to_thread(self._runs.cancel, run.id, self._caller(request).principal)
         return JSONResponse({"canceled": asked})
 
+    async def decide(self, request: Request) -> Response:
+        """Approve or reject a plan."""
+        decision = request.path_params["decision"]
+        if decision not in ("approve", "reject"):
+            return JSONResponse({"error": f"there is no {decision}"}, 404)
+        released = await asyncio.to_thread(self._intake.answer, self._caller(request), request.path_params["run"], approved=decision == "approve")
+        if released is not None:
+            await asyncio.to_thread(self._start, released.id)
+        return JSONResponse(None if released is None else run_json(released))
+
+    async def freezes(self, _request: Request) -> Response:
+        return JSONResponse([asdict(freeze) for freeze in await asyncio.to_thread(self._runs.store.freezes)])
+
+    async def freeze(self, request: Request) -> Response:
+        """Freeze or, with `lift`, unfreeze a target."""
+        body = await request.json()
+        caller, target = self._caller(request), str(body["target"])
+        if body.get("lift"):
+            return JSONResponse({"lifted": await asyncio.to_thread(self._intake.unfreeze, caller, target)})
+        until = None if body.get("until") is None else float(body["until"])
+        return JSONResponse(asdict(await asyncio.to_thread(self._intake.freeze, caller, target, until, str(body.get("why", "")))))
+
     async def events(self, request: Request) -> Response:
         run = self._readable(request, await asyncio.to_thread(self._runs.store.run, request.path_params["run"]))
         return StreamingResponse(self._stream(run), media_type="application/x-ndjson")
@@ -182,9 +207,13 @@ class _Api:
         operation = self._operation(body["operation"])
         arguments = typed_arguments(operation, {name: value for name, value in body["arguments"].items() if value is not None})
         caller = self._caller(request)
-        verdict = self._intake.verdict(caller, operation, operation.targets(arguments))
+        verdict, rule, frozen = self._intake.judge(caller, Command(operation, arguments))
         if not verdict.allowed:
-            raise RefusedError(caller, operation.name, verdict)
+            raise RefusedError(caller, operation.name, verdict.rule)
+        if frozen is not None:
+            raise RefusedError(caller, operation.name, str(frozen))
+        if rule is not None:
+            raise RefusedError(caller, f"{operation.name} by a plain playbook", f"the rule {rule.name} asks for an approval; use lepton run")
         locks = operation.locks(arguments)
         holder = leases.process_holder(f"ansible-playbook:{pid}", pid)
         await asyncio.to_thread(self._runs.clear_dead_leases)

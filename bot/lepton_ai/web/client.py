@@ -44,6 +44,22 @@ class ServiceClient:
     def cancel(self, run_id: str) -> bool:
         return bool(self._asked("POST", f"/v1/runs/{run_id}/cancel")["canceled"])
 
+    def decide(self, plan_id: str, *, approved: bool) -> dict[str, Any] | None:
+        """Approve or reject a plan, and return the run that this released, None when none."""
+        released: dict[str, Any] | None = self._asked("POST", f"/v1/runs/{plan_id}/{'approve' if approved else 'reject'}")
+        return released
+
+    def freezes(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._asked("GET", "/v1/freezes")
+        return found
+
+    def freeze(self, target: str, until: float | None, why: str) -> dict[str, Any]:
+        written: dict[str, Any] = self._asked("POST", "/v1/freezes", {"target": target, "until": until, "why": why})
+        return written
+
+    def unfreeze(self, target: str) -> bool:
+        return bool(self._asked("POST", "/v1/freezes", {"target": target, "lift": True})["lifted"])
+
     def follow(self, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield the run as it is at every event, until it has ended. A service that restarts meanwhile raises LeptonError."""
         try:

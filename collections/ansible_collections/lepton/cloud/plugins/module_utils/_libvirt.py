@@ -97,6 +97,11 @@ class Host:
             numa.append({"node": cell, "memory": stats["total"] * KIB, "memory_free": stats["free"] * KIB})
         return {"hostname": self.connection.getHostname(), "cpus": info[2], "memory": self._memory(), "numa": numa}
 
+    def images(self) -> list[str]:
+        """Return the names of the images in the host's folder for them."""
+        names = self._files.names(self.image_dir)
+        return sorted({name[: -len(".qcow2")] if name.endswith(".qcow2") else name for name in names if not name.startswith(".")})
+
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
         domain = self._domain(name)

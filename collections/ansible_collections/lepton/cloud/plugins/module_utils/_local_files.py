@@ -41,6 +41,10 @@ class LocalFiles:
         except OSError as error:
             raise NodeError("%s cannot be read: %s" % (path, error)) from error
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names of what lies in a folder, [] when there is none."""
+        return os.listdir(folder) if os.path.isdir(folder) else []
+
     def free(self, folder: str) -> int | None:
         """Return the bytes that are free where a folder is or would be made."""
         while not os.path.exists(folder):

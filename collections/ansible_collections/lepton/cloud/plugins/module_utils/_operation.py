@@ -23,7 +23,7 @@ from ._units import format_size, parse_size
 RISKS = ("read", "change", "destroy")
 PLANS = ("check", "planner", "none")
 RERUNS = ("safe", "never")
-KINDS = ("node", "host", "image", "size")
+KINDS = ("node", "host", "image", "size", "new_node")
 TYPES = ("str", "int", "float", "bool", "list", "dict", "path")
 LEPTON_KEYS = frozenset({"risk", "locks", "targets", "plan", "rerun", "timeout", "kinds", "positional"})
 RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
@@ -221,7 +221,7 @@ def _unclean(value: Any) -> list[str]:
 def _of_kind(kind: str, value: str) -> str:
     if kind == "size":
         return format_size(parse_size(value))
-    if kind == "node":
+    if kind in ("node", "new_node"):
         return check_name(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", value):
         raise ValueError("%s is not the name of %s %s" % (ascii(value[:40]), "an" if kind == "image" else "a", kind))

@@ -48,6 +48,11 @@ class VolumeFiles:
         stream.finish()
         return b"".join(chunks)[-limit:]
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names of what lies in a folder, [] when there is none."""
+        pool = self._pool(folder)
+        return [] if pool is None else list(pool.listVolumes())
+
     def free(self, folder: str) -> int | None:
         """Return the bytes that are free in a folder, None when it does not exist yet."""
         pool = self._pool(folder)

@@ -43,6 +43,12 @@ nodes:
   elements: dict
   returned: success
   sample: [{name: web-1, state: running, vcpus: 2, memory: 4GiB}]
+images:
+  description: The names of the images in the host's folder for them.
+  type: list
+  elements: str
+  returned: success
+  sample: [debian-12]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -58,6 +64,7 @@ def main() -> None:
             host=host.facts(),
             capacity=capacity_result(host.capacity()),
             nodes=[node_result(node) for node in host.nodes()],
+            images=host.images(),
         )
 
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of the one database."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+RUNS = sa.Table(
+    "lepton_runs",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("key", sa.String, nullable=False, unique=True),
+    sa.Column("operation", sa.String, nullable=False),
+    sa.Column("arguments", sa.JSON, nullable=False),
+    sa.Column("principal", sa.String, nullable=False),
+    sa.Column("check_mode", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String, nullable=False, index=True),
+    sa.Column("risk", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("origin", sa.JSON, nullable=False),
+    sa.Column("created", sa.Float, nullable=False, index=True),
+    sa.Column("started", sa.Float),
+    sa.Column("finished", sa.Float),
+    sa.Column("result", sa.JSON, nullable=False),
+    sa.Column("error", sa.String, nullable=False),
+    sa.Column("command", sa.String, nullable=False),
+    sa.Column("message", sa.JSON, nullable=False),
+    sa.Column("delivered", sa.Boolean, nullable=False),
+    sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("revision", sa.String, nullable=False, server_default=""),
+    sa.Column("approved_plan", sa.String, nullable=False, server_default=""),
+)
+ATTEMPTS = sa.Table(
+    "lepton_attempts",
+    metadata,
+    sa.Column("token", sa.String, primary_key=True),
+    sa.Column("run", sa.String, nullable=False, index=True),
+    sa.Column("owner", sa.String, nullable=False, index=True),
+    sa.Column("boot_id", sa.String, nullable=False),
+    sa.Column("started", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+    sa.Column("outcome", sa.String, nullable=False),
+)
+LEASES = sa.Table(
+    "lepton_leases",
+    metadata,
+    sa.Column("lock", sa.String, primary_key=True),
+    sa.Column("owner", sa.String, nullable=False, index=True),
+    sa.Column("boot_id", sa.String, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("pid_started", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+)
+WAITING = sa.Table(
+    "lepton_waiting",
+    metadata,
+    sa.Column("owner", sa.String, primary_key=True),
+    sa.Column("locks", sa.JSON, nullable=False),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+)
+AUDIT = sa.Table(
+    "lepton_audit",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("run", sa.String, nullable=False, index=True),
+    sa.Column("principal", sa.String, nullable=False),
+    sa.Column("what", sa.String, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Column("previous", sa.String, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+)
+DECISIONS = sa.Table(
+    "lepton_decisions",
+    metadata,
+    sa.Column("plan", sa.String, primary_key=True),
+    sa.Column("principal", sa.String, primary_key=True),
+    sa.Column("approved", sa.Boolean, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+FREEZES = sa.Table(
+    "lepton_freezes",
+    metadata,
+    sa.Column("target", sa.String, primary_key=True),
+    sa.Column("until", sa.Float),
+    sa.Column("principal", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+)

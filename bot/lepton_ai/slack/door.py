@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""People's door: listeners that check, write, acknowledge and hand over."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_client import AsyncWebClient
+
+from lepton_ai.access.matching import Caller
+from lepton_ai.errors import LeptonError
+from lepton_ai.intake import Intake, RefusedError
+from lepton_ai.operations.catalog import Operation
+from lepton_ai.operations.parsing import ArgumentError, Command, split_words
+from lepton_ai.runs.model import Run, State
+from lepton_ai.runs.standing import Standing, standing
+from lepton_ai.slack import words as typed
+from lepton_ai.slack.choices import Choices
+from lepton_ai.slack.forms import CHOOSE, field_errors, form, options, picker, read_form
+from lepton_ai.slack.groups import Groups
+from lepton_ai.slack.home import home
+from lepton_ai.slack.limits import SECTION_LIMIT, shortened
+from lepton_ai.slack.messages import LiveMessages
+from lepton_ai.slack.views import escape, fill_in
+
+log = structlog.get_logger()
+Ack = Callable[..., Awaitable[None]]
+Body = dict[str, Any]
+MENTION = re.compile(r"^\s*<@[A-Z0-9]+(\|[^>]*)?>")
+TAKEN = "lepton_taken"
+
+
+class Door:
+    """Listeners over the intake. `start` begins a written run; `command` is the slash command's name."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        start: Callable[[str], None],
+        messages: LiveMessages,
+        groups: Groups,
+        choices: Choices,
+        client: AsyncWebClient,
+        command: str,
+    ) -> None:
+        self._intake = intake
+        self._start = start
+        self._messages = messages
+        self._groups = groups
+        self._choices = choices
+        self._client = client
+        self._command = command
+
+    # -- words ---------------------------------------------------------------------------------------------------
+
+    async def on_command(self, ack: Ack, body: Body) -> None:
+        """A slash command: acknowledged when it is written, or with what was wrong with it."""
+        where = {"channel": body["channel_id"]}
+        origin = {**where, "response_url": body.get("response_url", "")}
+        taken = await self._take(body, body["user_id"], body.get("text", ""), key=body["trigger_id"], origin=origin)
+        if isinstance(taken, typed.Told):
+            await ack(response_type="in_channel" if taken.for_all else "ephemeral", text=shortened(taken.text, SECTION_LIMIT))
+            return
+        await ack()
+        if isinstance(taken, typed.Asked):
+            await self._open(body, form(taken.operation, taken.values, where, check=taken.check))
+        else:
+            await self._begin(taken)
+
+    async def take_words(self, body: Body, context: dict[str, Any], next: Callable[[], Awaitable[Any]]) -> Any:  # noqa: A002 - Bolt passes it by this name
+        """Write what a mention or a direct message asks for, before Bolt acknowledges it."""
+        event = body["event"]
+        if not event.get("bot_id") and not event.get("subtype"):
+            origin = {"channel": event["channel"], **({"thread_ts": event["thread_ts"]} if event.get("thread_ts") else {})}
+            context[TAKEN] = await self._take(body, event["user"], MENTION.sub("", event.get("text", "")), key=body["event_id"], origin=origin)
+        return await next()
+
+    async def on_words(self, body: Body, context: dict[str, Any]) -> None:
+        """A mention, which also works in threads where slash commands do not, or a direct message."""
+        taken, event = context.get(TAKEN), body["event"]
+        if taken is None:
+            return
+        if isinstance(taken, Run):
+            await self._begin(taken)
+            return
+        where = {"channel": event["channel"], **({"thread_ts": event["thread_ts"]} if event.get("thread_ts") else {})}
+        if isinstance(taken, typed.Told):
+            content: dict[str, Any] = {"text": shortened(taken.text, SECTION_LIMIT)}
+        else:
+            # There is no trigger for a form in a mention; a button has one.
+            content = {"text": "Some arguments are missing.", "blocks": fill_in(taken.operation.name, taken.values, check=taken.check)}
+        if isinstance(taken, typed.Told) and taken.for_all:
+            await self._client.chat_postMessage(**where, **content)
+        else:
+            await self._client.chat_postEphemeral(**where, user=event["user"], **content)
+
+    async def _take(self, body: Body, user: str, text: str, *, key: str, origin: Mapping[str, Any]) -> typed.Told | typed.Asked | Run:
+        """Take a line; what is wrong with it is an answer too."""
+        team = _team(body)
+        caller = self._caller(team, user, origin["channel"])
+        where = {"door": "slack", "team": team, **origin}
+        try:
+            words = split_words(html.unescape(text))
+            return await asyncio.to_thread(typed.read, self._intake, caller, words, self._command, key=f"slack:{team}:{key}", origin=where)
+        except LeptonError as error:
+            return typed.Told(f":x: {escape(error)}")
+        except Exception as error:
+            log.exception("a request could not be taken")
+            return typed.Told(f":x: this was not taken, nothing will happen: {escape(type(error).__name__)}")
+
+    # -- forms ---------------------------------------------------------------------------------------------------
+
+    async def on_shortcut(self, ack: Ack, body: Body) -> None:
+        """A shortcut, or the button of the Home: which operation shall it be?"""
+        await ack()
+        message = body.get("message") or {}
+        where = {"channel": (body.get("channel") or {}).get("id", "")}
+        if body["type"] == "message_action":
+            where["thread_ts"] = message.get("thread_ts") or message.get("ts", "")
+        where = {name: value for name, value in where.items() if value}
+        caller = self._caller(_team(body), body["user"]["id"], where.get("channel", body["user"]["id"]))
+        mine = await asyncio.to_thread(typed.allowed, self._intake, caller)
+        await self._open(body, picker(list(mine), where))
+
+    async def on_pick(self, ack: Ack, body: Body, action: Body) -> None:
+        """An operation was chosen in the picker: its form takes the picker's place."""
+        await ack()
+        view = body["view"]
+        operation = self._intake.runs.catalog.operations.get((action.get("selected_option") or {}).get("value", ""))
+        if operation is not None:
+            asked = form(operation, {}, json.loads(view["private_metadata"] or "{}"))
+            await self._client.views_update(view_id=view["id"], hash=view["hash"], view=asked)
+
+    async def on_fill_in(self, ack: Ack, body: Body, action: Body) -> None:
+        """The button under a mention that lacked arguments."""
+        await ack()
+        wanted = json.loads(action["value"])
+        operation = self._intake.runs.catalog.operations.get(wanted["operation"])
+        container = body.get("container") or {}
+        thread = (body.get("message") or {}).get("thread_ts") or container.get("thread_ts")
+        where = {"channel": body["channel"]["id"], **({"thread_ts": thread} if thread else {})}
+        if operation is not None:
+            await self._open(body, form(operation, wanted["values"], where, check=wanted["check"]))
+
+    async def on_options(self, ack: Ack, body: Body, payload: Body) -> None:
+        """What a select offers: what there is, of what this caller may do this to, filtered by what is typed."""
+        kind = payload["action_id"].removeprefix(CHOOSE)
+        metadata = json.loads((body.get("view") or {}).get("private_metadata") or "{}")
+        operation = self._intake.runs.catalog.operations.get(metadata.get("operation", ""))
+        user = body["user"]["id"]
+        caller = self._caller(_team(body), user, metadata.get("channel", user))
+        needle = (payload.get("value") or "").lower()
+        names = [name for name in await self._choices.names(kind) if needle in name.lower()]
+        offered = [name for name in names if operation is not None and self._reaches(caller, operation, payload["block_id"], name)]
+        await ack(options=options(offered))
+
+    def _reaches(self, caller: Caller, operation: Operation, option: str, name: str) -> bool:
+        targets = operation.targets({**dict.fromkeys(operation.spec.options), option: name})
+        return self._intake.verdict(caller, operation, tuple(target for target in targets if name in target) or None).allowed
+
+    async def on_submit(self, ack: Ack, body: Body, view: Body) -> None:
+        """A form: submitted, or shown again with what is wrong beside the fields."""
+        metadata = json.loads(view["private_metadata"])
+        user, team = body["user"]["id"], _team(body)
+        channel = metadata.get("channel", user)
+        operation = self._intake.runs.catalog.operations.get(metadata["operation"])
+        if operation is None:
+            await ack(response_action="clear")
+            await self._messages.whisper(channel, user, f":x: the operation {escape(metadata['operation'])} no longer exists")
+            return
+        given, check, why = read_form(operation, view["state"]["values"])
+        origin = {"door": "slack", "team": team, "channel": channel, **({"thread_ts": metadata["thread_ts"]} if metadata.get("thread_ts") else {})}
+        try:
+            run, _new = await asyncio.to_thread(
+                self._intake.submit_values, self._caller(team, user, channel), operation, given,
+                key=f"slack:{team}:{view['id']}:{view['hash']}", check=check, confirm=operation.spec.risk == "destroy" and not check,
+                why=html.unescape(why), origin=origin,
+            )  # fmt: skip
+        except ArgumentError as error:
+            await ack(response_action="errors", errors=field_errors(operation, error.problems))
+        except LeptonError as error:
+            await ack(response_action="errors", errors={view["blocks"][-1]["block_id"]: shortened(str(error), SECTION_LIMIT)})
+        except Exception as error:
+            log.exception("a form could not be taken")
+            await ack(response_action="errors", errors={view["blocks"][-1]["block_id"]: f"this was not taken, nothing will happen: {type(error).__name__}"})
+        else:
+            await ack()
+            await self._begin(run)
+
+    async def _open(self, body: Body, view: dict[str, Any]) -> None:
+        try:
+            await self._client.views_open(trigger_id=body["trigger_id"], view=view)
+        except SlackApiError as error:
+            user = body.get("user_id") or body["user"]["id"]
+            channel = str(body.get("channel_id") or (body.get("channel") or {}).get("id", user))
+            await self._messages.whisper(channel, user, f":x: Slack did not open the form ({escape(error.response.get('error'))}): please try again")
+
+    # -- buttons -------------------------------------------------------------------------------------------------
+
+    async def on_cancel(self, ack: Ack, body: Body, action: Body) -> None:
+        """The Cancel button: anyone may press it who may do what the run does."""
+        await ack()
+        await self._answering(body, self._cancel, action["value"])
+
+    async def on_approve(self, ack: Ack, body: Body, action: Body) -> None:
+        """Approve, or the requester's own confirmation: releases what was planned, once however often it is pressed."""
+        await ack()
+        gone = await self._requester_gone(action["value"])
+        if gone:
+            await self._whisper(body, ":x: whoever asked for this is no longer here, so it cannot be approved: ask for it yourself")
+            return
+        await self._answering(body, lambda caller, run_id: self._intake.answer(caller, run_id, approved=True), action["value"])
+
+    async def on_reject(self, ack: Ack, body: Body, action: Body) -> None:
+        """The other button: nothing is done, and the message stops asking."""
+        await ack()
+        await self._answering(body, lambda caller, run_id: self._intake.answer(caller, run_id, approved=False), action["value"])
+
+    async def on_again(self, ack: Ack, body: Body, action: Body) -> None:
+        """The same once more, as whoever presses, once however often it is pressed."""
+        await ack()
+        await self._answering(body, self._again, action["value"])
+
+    def _cancel(self, caller: Caller, run_id: str) -> None:
+        run = self._intake.runs.store.run(run_id)
+        verdict = self._intake.may_see(caller, run)
+        if not verdict.allowed:
+            raise RefusedError(caller, f"cancel {run.operation}", verdict.rule)
+        self._intake.runs.cancel(run_id, caller.principal)
+
+    def _again(self, caller: Caller, run_id: str) -> Run:
+        run = self._intake.runs.store.run(run_id)
+        operation = self._intake.runs.catalog.operations.get(run.operation)
+        if operation is None:
+            raise LeptonError(f"the operation {run.operation} no longer exists")
+        command = Command(operation, self._intake.runs.arguments(run))
+        destroys = operation.spec.risk == "destroy"
+        return self._intake.submit(caller, command, key=f"again:{run.id}", confirm=destroys, why=f"again: {run.id}", origin=dict(run.origin))[0]
+
+    async def _requester_gone(self, run_id: str) -> bool:
+        """Return whether the person who asked for a run has been deactivated since."""
+        try:
+            run = await asyncio.to_thread(self._intake.runs.store.run, run_id)
+            kind, _, person = run.principal.partition(":")
+            if kind != "slack":
+                return False
+            answer = await self._client.users_info(user=person.partition("/")[2])
+            return bool(answer["user"].get("deleted"))
+        except LeptonError:
+            return False  # said by what comes next
+        except SlackApiError as error:
+            return bool(error.response.get("error") == "user_not_found")
+
+    async def _answering(self, body: Body, act: Callable[[Caller, str], Run | None], run_id: str) -> None:
+        """Do what a button says, tell only its presser when that is not possible, and show both runs as they now are."""
+        caller = self._caller(_team(body), body["user"]["id"], (body.get("channel") or {}).get("id", body["user"]["id"]))
+        try:
+            run, released = await asyncio.to_thread(self._act, _team(body), caller, act, run_id)
+        except LeptonError as error:
+            await self._whisper(body, f":x: {escape(error)}")
+            return
+        if run.state.final:
+            self._messages.show(run)
+        if released is not None:
+            await self._begin(released)
+        if (body.get("view") or {}).get("type") == "home":
+            await self._publish(_team(body), body["user"]["id"])
+
+    def _act(self, team: str, caller: Caller, act: Callable[[Caller, str], Run | None], run_id: str) -> tuple[Run, Run | None]:
+        run = self._intake.runs.store.run(run_id)
+        if run.origin.get("team", team) != team:
+            raise LeptonError("this belongs to another workspace")
+        return self._intake.runs.store.run(run_id), act(caller, run_id)
+
+    async def _whisper(self, body: Body, text: str) -> None:
+        user = body["user"]["id"]
+        await self._messages.whisper((body.get("channel") or {}).get("id", user), user, text)
+
+    # -- home ----------------------------------------------------------------------------------------------------
+
+    async def on_home(self, body: Body, event: Body) -> None:
+        """Somebody looks at the App Home."""
+        if event.get("tab") == "home":
+            await self._choices.names("host")
+            await self._publish(_team(body), event["user"])
+
+    async def _publish(self, team: str, user: str) -> None:
+        view = await asyncio.to_thread(self._home, self._caller(team, user, user))
+        try:
+            await self._client.views_publish(user_id=user, view=view)
+        except SlackApiError as error:
+            log.warning("a home could not be shown", user=user, error=error.response.get("error"))
+
+    def _home(self, caller: Caller) -> dict[str, Any]:
+        store, intake = self._intake.runs.store, self._intake
+        seen = [run for run in store.runs(60) if intake.may_see(caller, run).allowed]
+        waiting = [
+            plan for plan in store.plans_for_approval() if standing(plan, store.decisions(plan.id)) is Standing.WAITING and intake.why_not(caller, plan) is None
+        ]
+        looks = "host.show" in typed.allowed(intake, caller).operations
+        return home(
+            label=intake.runs.settings.label,
+            freezes=store.freezes(),
+            running=[run for run in seen if not run.state.final],
+            waiting=waiting,
+            recent=[run for run in seen if run.state is State.SUCCEEDED and not run.check and run.risk != "read"],
+            inventory=self._choices.inventory if looks else None,
+        )
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    async def _begin(self, run: Run) -> None:
+        if not run.state.final:
+            self._messages.show(run)
+            await asyncio.to_thread(self._start, run.id)
+
+    def _caller(self, team: str, user: str, channel: str) -> Caller:
+        groups = tuple(f"slack-group:{team}/{group}" for group in self._groups.of(user))
+        return Caller(f"slack:{team}/{user}", groups, channel)
+
+
+def _team(body: Body) -> str:
+    """Return the workspace's id, an organisation's where it is installed for one."""
+    team = body.get("team_id") or (body.get("team") or {}).get("id") or (body.get("enterprise") or {}).get("id") or body.get("enterprise_id")
+    if not team:
+        raise LeptonError("Slack did not say which workspace this comes from")
+    return str(team)
