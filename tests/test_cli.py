@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lepton_ai.settings import Settings
 from tests.conftest import ROOT, write_playbook
@@ -112,3 +113,39 @@ def test_the_shell_completes_nouns_verbs_and_parameters(typed: str, offered: lis
     environment = {**os.environ, "_LEPTON_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     done = subprocess.run([ROOT / ".venv/bin/lepton"], capture_output=True, text=True, check=False, cwd="/", env=environment, timeout=60)
     assert done.stdout.split() == offered
+
+
+def test_rights_can_be_checked_and_tested(site: Settings) -> None:
+    access = {
+        "roles": {"web": {"operations": ["node.resize"], "targets": ["node/web-*"], "limits": {"vcpus": {"max": 8}}}},
+        "grants": [{"role": "web", "principals": ["slack:T/U1"]}],
+        "approvals": [{"name": "big", "above": {"vcpus": {"max": 4}}, "approvers": ["slack:T/U2"]}],
+    }
+    path = site.site / "lepton.yml"
+    path.write_text(path.read_text() + yaml.safe_dump({"access": access}))
+    for vcpus, code, said in ((2, 0, "allowed: role web"), (6, 0, "approval: rule big: slack:T/U2"), (9, 1, "vcpus is 9, and at most 8")):
+        done = lepton("access", "check", "slack:T/U1", "node", "resize", "web-1", f"vcpus={vcpus}", site=site.site)
+        assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr
+    cases = [{"who": "slack:T/U1", "asks": "node resize web-1 vcpus=2", "expect": "allowed"}, {"who": "slack:T/U3", "asks": "node list", "expect": "allowed"}]
+    (site.site / "access-tests.yml").write_text(yaml.safe_dump(cases))
+    done = lepton("access", "test", site=site.site)
+    assert done.returncode == 1
+    assert "✗ 2: slack:T/U3 node list: expected allowed , and it is refused: no grant names" in done.stdout
+    assert "1 of 2 cases" in done.stdout
+    (site.site / "access-tests.yml").write_text("- {who: x}")
+    assert lepton("access", "test", site=site.site).returncode == 2
+    assert "approvals" in json.loads(lepton("access", "schema").stdout)["properties"]
+
+
+def test_a_freeze_holds_for_the_command_line_and_the_trail_can_be_verified(site: Settings) -> None:
+    probe(site, "['true']")
+    assert "everything is frozen by os:" in lepton("freeze", "--until", "1h", "--why", "release", site=site.site).stdout
+    refused = lepton("run", "x", "y", site=site.site)
+    assert (refused.returncode, "everything is frozen" in refused.stderr) == (2, True)
+    assert lepton("freeze", "--until", "soon", site=site.site).returncode == 2
+    assert "may change again" in lepton("unfreeze", site=site.site).stdout
+    assert lepton("run", "x", "y", site=site.site).returncode == 0
+    assert "entries hold" in lepton("audit", "verify", site=site.site).stdout
+    exported = [json.loads(line) for line in lepton("audit", "export", site=site.site).stdout.splitlines()]
+    assert [entry["what"] for entry in exported][:4] == ["frozen", "refused", "unfrozen", "requested"]
+    assert "0 entries removed" in lepton("audit", "prune", "--before", "2020-01-01", site=site.site).stdout

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from lepton_ai.asking import ask, stored_run, stored_runs, unwatched
+from lepton_ai.cli_rights import JsonOption, SiteOption, access_app, audit_app, freeze, unfreeze
 from lepton_ai.doctor import examine
 from lepton_ai.errors import LeptonError
 from lepton_ai.logs import configure_logs
@@ -38,14 +39,15 @@ from lepton_ai.web.client import service
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="An AI cloud on your own hosts, run from Slack.")
 runs_app = typer.Typer(invoke_without_command=True, help="What was asked for, and what became of it.")
 app.add_typer(runs_app, name="runs")
+app.add_typer(access_app, name="access")
+app.add_typer(audit_app, name="audit")
+app.command()(freeze)
+app.command()(unfreeze)
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 EXIT = {State.SUCCEEDED: 0, State.CANCELED: 3, State.INTERRUPTED: 4, State.TIMED_OUT: 5}
 WAITS = 6  # exit status of what waits for approval
 SANDBOX_PORT = 8020
-
-SiteOption = Annotated[Path | None, typer.Option("--site", help="The site's folder; else $LEPTON_SITE, else the nearest lepton.yml upwards.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of text.")]
 
 
 def _complete(context: typer.Context, incomplete: str) -> Iterator[str]:
@@ -201,6 +203,26 @@ def runs_cancel(run_id: str, site: SiteOption = None) -> None:
     if client is None:
         raise LeptonError("no service runs here", hint="a run in a terminal ends with Ctrl-C there")
     out.print("canceling" if client.cancel(run_id) else "it has ended already")
+
+
+@app.command()
+def approve(plan_id: str, site: SiteOption = None) -> None:
+    """Approve a plan that waits for it; what was planned then runs in the service."""
+    _decide(plan_id, site, approved=True)
+
+
+@app.command()
+def reject(plan_id: str, site: SiteOption = None) -> None:
+    """Reject a plan that waits for approval, or take back one's own."""
+    _decide(plan_id, site, approved=False)
+
+
+def _decide(plan_id: str, site: Path | None, *, approved: bool) -> None:
+    client = service(load_settings(site).socket)
+    if client is None:
+        raise LeptonError("no service runs here", hint="what is approved runs in it: lepton serve")
+    released = client.decide(plan_id, approved=approved)
+    out.print(f"released as run {released['id']}" if released else "noted")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from lepton_ai.operations.catalog import Catalog, load_catalog
 from lepton_ai.paths import builtin_playbooks
 
 SITE_FILE = "lepton.yml"
+CASES_FILE = "access-tests.yml"
 SITE_VARIABLE = "LEPTON_SITE"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.paths import example_inventory
-from lepton_ai.settings import SITE_FILE
+from lepton_ai.settings import CASES_FILE, SITE_FILE
 
 SETTINGS = """\
 # A Lepton site. Secrets do not belong here: SLACK_BOT_TOKEN, SLACK_APP_TOKEN and SLACK_SIGNING_SECRET come from the environment.
@@ -34,6 +34,15 @@ access:
   #  - role: operator
   #    principals: ["slack:T012345/U012345"]
   #    channels: ["C012345"]
+  # What needs somebody else's agreement; docs/approvals.md has all conditions.
+  approvals: []
+  #  - name: prod
+  #    targets: ["node/prod-*"]
+  #    approvers: ["slack:T012345/U012345"]
+"""
+CASES = """\
+# Who may do what, as tests: lepton access test
+- {who: "slack:T012345/U099999", asks: "node list", expect: refused, rule: "no grant names"}
 """
 
 
@@ -43,8 +52,9 @@ def make_site(folder: Path) -> list[Path]:
         raise LeptonError(f"{folder / SITE_FILE} exists already, and is left as it is")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SITE_FILE).write_text(SETTINGS)
+    (folder / CASES_FILE).write_text(CASES)
     shutil.copytree(example_inventory(), folder / "inventory", dirs_exist_ok=True)
     (folder / "playbooks").mkdir(exist_ok=True)
     (folder / ".gitignore").write_text(".lepton/\n")
     (folder / "slack-manifest.yml").write_text((files("lepton_ai.slack") / "manifest.yml").read_text())
-    return [folder / name for name in (SITE_FILE, "inventory", "playbooks", ".gitignore", "slack-manifest.yml")]
+    return [folder / name for name in (SITE_FILE, CASES_FILE, "inventory", "playbooks", ".gitignore", "slack-manifest.yml")]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,7 +106,7 @@ class Progress:
 
 
 def field_changes(event: RunEvent) -> list[FieldChange]:
-    """Return what a result says has changed: our modules' own list, else what their diff has."""
+    """Return what a result says has changed: our modules' own list, else what its diff has, else only that it has."""
     if event.kind is not EventKind.CHANGED:
         return []
     own = event.result.get("changes")
@@ -115,11 +116,27 @@ def field_changes(event: RunEvent) -> list[FieldChange]:
             for item in own
             if isinstance(item, Mapping)
         ]
-    diff = event.result.get("diff")
-    before, after = (diff.get("before"), diff.get("after")) if isinstance(diff, Mapping) else (None, None)
+    raw = event.result.get("diff")
+    found = [change for diff in (raw if isinstance(raw, list) else [raw]) if isinstance(diff, Mapping) for change in _differences(event, diff)]
+    return found or ([FieldChange(event.host, event.task, None, "changed")] if event.task else [])
+
+
+def _differences(event: RunEvent, diff: Mapping[str, Any]) -> list[FieldChange]:
+    """Return what one of Ansible's diffs says; of texts only how long they are and which, since they may be anything."""
+    before, after = diff.get("before"), diff.get("after")
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return [FieldChange(event.host, str(key), before.get(key), after.get(key)) for key in {**before, **after} if before.get(key) != after.get(key)]
-    return []
+    if before == after:
+        return []
+    field = str(diff.get("after_header") or diff.get("before_header") or event.task)
+    return [FieldChange(event.host, field, _text_shown(before), _text_shown(after))]
+
+
+def _text_shown(text: Any) -> str | None:
+    if text in (None, ""):
+        return None
+    lines = str(text).splitlines()
+    return f"{len(lines)} lines ({hashlib.sha256(str(text).encode()).hexdigest()[:8]})"
 
 
 def failure_text(event: RunEvent) -> str:
