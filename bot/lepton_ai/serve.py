@@ -18,6 +18,7 @@ from slack_bolt.app.async_app import AsyncApp
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
+from lepton_ai.masking import service_mask
 from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.queue import Queue
@@ -42,6 +43,7 @@ DRAIN_SECONDS = 10.0  # how long runs may go on after SIGTERM
 async def serve(settings: Settings, secrets: Secrets) -> None:
     """Run until SIGTERM or SIGINT. Runs that are under way may end for a while; the others go on at the next start."""
     _check(settings, secrets)
+    service_mask.learn(value.get_secret_value() for value in secrets.model_dump().values() if value is not None)
     catalog = settings.catalog()
     for problem in catalog.problems:
         log.error("an operation cannot be used", problem=str(problem))

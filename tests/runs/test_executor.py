@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from tests.conftest import eventually, write_playbook
 
+from lepton_ai.masking import MASK
 from lepton_ai.paths import collections_path
 from lepton_ai.runs import processes
-from lepton_ai.runs.executor import MASK, Cancel, Job, command_line, execute
+from lepton_ai.runs.executor import Cancel, Job, command_line, execute
 from lepton_ai.runs.model import EventKind, RunEvent, State
 from lepton_ai.settings import Settings
 

@@ -18,9 +18,9 @@ from tests.conftest import eventually, write_playbook
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake, RefusedError
+from lepton_ai.masking import MASK
 from lepton_ai.operations.parsing import Command
 from lepton_ai.runs import leases
-from lepton_ai.runs.executor import MASK
 from lepton_ai.runs.model import Request, Result, Run, State
 from lepton_ai.runs.service import Runs
 from lepton_ai.settings import Settings

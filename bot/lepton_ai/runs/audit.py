@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lepton_ai.masking import service_mask
 from lepton_ai.runs.tables import AUDIT
 
 BEGINNING = "0" * 64
@@ -76,5 +77,5 @@ def _digest(entry: Mapping[str, Any]) -> str:
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data as it will be read back."""
-    plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(service_mask(data), default=str))
     return plain

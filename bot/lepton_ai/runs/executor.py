@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from typing import Any
 import structlog
 from ansible_runner.interface import init_runner
 
+from lepton_ai.masking import Mask, service_mask
 from lepton_ai.runs import processes
 from lepton_ai.runs.model import RunEvent, State
 from lepton_ai.runs.progress import read_event
 
 log = structlog.get_logger()
-MASK = "********"
-SHORTEST_SECRET = 4  # characters
+SECRETS_FILE = "secrets.json"
+SECRET_NAME = re.compile("pass|secret|token|credential|private|api_?key", re.IGNORECASE)
 KEPT_OUTPUT = 256 * 1024  # bytes of Ansible's own output that are kept
 # What a playbook gets of the service's environment: where programs are, who and where it is, and the ssh agent.
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
@@ -51,7 +53,7 @@ class Job:
     output: Path
     collections: Path
     ansible_config: Path | None = None
-    secrets: Sequence[str] = field(default=(), repr=False)
+    secrets: Sequence[Any] = field(default=(), repr=False)
     extra_environment: Sequence[str] = ()
     socket: Path | None = None
 
@@ -114,7 +116,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: Cancel) -> t
     """
     if not job.inventory.exists():  # ansible-runner would take its name for an inventory's content
         return State.FAILED, f"the inventory {job.inventory} is missing"
-    ended, wake = threading.Event(), threading.Event()
+    ended, wake, mask = threading.Event(), threading.Event(), _mask(job)
     verdict: list[State] = []
 
     def watch() -> None:
@@ -136,7 +138,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: Cancel) -> t
             cmdline="--check --diff" if job.check else "--diff",
             ident="attempt",
             quiet=True,
-            event_handler=_guarded(job, on_event),
+            event_handler=_guarded(job, on_event, mask),
         )
         # ansible-runner copies the whole environment of this process; what a playbook gets is ours to say.
         runner.config.env = _environment(job, runner.config.env)
@@ -152,7 +154,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: Cancel) -> t
         if watcher.is_alive():
             watcher.join()
         processes.end_attempt(job.token)
-        _keep_output(job)
+        _keep_output(job, mask)
         shutil.rmtree(job.private_dir, ignore_errors=True)
     if verdict and status != "successful":
         return verdict[0], "canceled" if verdict[0] is State.CANCELED else f"not finished within {job.timeout} s"
@@ -189,6 +191,7 @@ def _environment(job: Job, prepared: Mapping[str, str]) -> dict[str, str]:
         "ANSIBLE_PIPELINING": "True",
         "PYTHONUNBUFFERED": "1",
         "LEPTON_RUN": job.run_id,
+        "LEPTON_SECRETS": str(job.private_dir / SECRETS_FILE),
         processes.TOKEN_VARIABLE: job.token,
     }
     if job.socket is not None:
@@ -196,12 +199,29 @@ def _environment(job: Job, prepared: Mapping[str, str]) -> dict[str, str]:
     return {**kept, **added, **own}
 
 
-def _guarded(job: Job, on_event: Callable[[RunEvent], None]) -> Callable[[dict[str, Any]], bool]:
+def _mask(job: Job) -> Mask:
+    """Return what hides the run's secrets, the service's own, and those variables of its environment that are secret by name."""
+    named = [os.environ[name] for name in job.extra_environment if name in os.environ and SECRET_NAME.search(name)]
+    return Mask([*job.secrets, *named], also=service_mask)
+
+
+def _learn(job: Job, mask: Mask) -> None:
+    """Take in the inventory's secrets, which the playbook's first task leaves beside the run as soon as it knows them."""
+    try:
+        content = (job.private_dir / SECRETS_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    with suppress(ValueError):  # being written just now; it comes before anything that could show one
+        mask.learn(json.loads(content))
+
+
+def _guarded(job: Job, on_event: Callable[[RunEvent], None], mask: Mask) -> Callable[[dict[str, Any]], bool]:
     """Return an event handler that never raises: an exception in one would leave the run 'running' for ever."""
 
     def handle(raw: dict[str, Any]) -> bool:
         try:
-            event = read_event(masked(raw, job.secrets))
+            _learn(job, mask)
+            event = read_event(mask(raw))
             if event is not None:
                 on_event(event)
         except Exception:
@@ -211,37 +231,11 @@ def _guarded(job: Job, on_event: Callable[[RunEvent], None]) -> Callable[[dict[s
     return handle
 
 
-def secret_texts(value: Any) -> list[str]:
-    """Return every text by which a secret value may turn up, JSON's way of writing it included."""
-    if isinstance(value, Mapping):
-        return [text for item in value.values() for text in secret_texts(item)]
-    if isinstance(value, list | tuple):
-        return [text for item in value for text in secret_texts(item)]
-    text = str(value)
-    # Masking a letter or two would make every other text unreadable, and hide nothing.
-    return list(dict.fromkeys([text, json.dumps(text)[1:-1]])) if len(text) >= SHORTEST_SECRET else []
-
-
-def masked(value: Any, secrets: Sequence[str]) -> Any:
-    """Return the value with every secret replaced, wherever in a text it stands."""
-    if not secrets:
-        return value
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, MASK)
-        return value
-    if isinstance(value, Mapping):
-        return {masked(key, secrets): masked(item, secrets) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [masked(item, secrets) for item in value]
-    return value
-
-
-def _keep_output(job: Job) -> None:
+def _keep_output(job: Job, mask: Mask) -> None:
     try:
         with open(job.private_dir / "artifacts" / "attempt" / "stdout", "rb") as source:
             source.seek(max(0, os.fstat(source.fileno()).st_size - KEPT_OUTPUT))
-            text = masked(source.read().decode("utf-8", "replace"), job.secrets)
+            text = mask(source.read().decode("utf-8", "replace"))
         job.output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(os.open(job.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as kept:
             kept.write(text)

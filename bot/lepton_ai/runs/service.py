@@ -22,10 +22,11 @@ from ansible_collections.lepton.cloud.plugins.module_utils._operation import sec
 
 from lepton_ai.access.freezes import Freeze, freeze_on
 from lepton_ai.errors import LeptonError
+from lepton_ai.masking import MASK, service_mask
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.paths import collections_path
 from lepton_ai.runs import leases, processes
-from lepton_ai.runs.executor import MASK, Cancel, Job, command_line, execute, secret_texts
+from lepton_ai.runs.executor import Cancel, Job, command_line, execute
 from lepton_ai.runs.frozen import difference, revision
 from lepton_ai.runs.model import FieldChange, Request, Result, Run, RunEvent, State
 from lepton_ai.runs.progress import Progress
@@ -66,7 +67,8 @@ class Runs:
     def submit(self, request: Request) -> tuple[Run, bool]:
         """Write a request and return (run, True), or (the earlier run of the same key, False). It does not run yet."""
         operation = self.catalog.operations[request.operation]
-        hidden = secret_names(operation.spec)
+        # Declared as secret, or recognised as one: kept apart, so that it can be used and still shows nowhere.
+        hidden = secret_names(operation.spec) | {name for name, value in request.arguments.items() if service_mask(value) != value}
         shown = {name: MASK if name in hidden and value is not None else value for name, value in request.arguments.items()}
         secret = {name: request.arguments[name] for name in hidden if request.arguments.get(name) is not None}
         run_id = secrets.token_hex(4)
@@ -278,7 +280,7 @@ class Runs:
             output=self.output_path(run_id),
             collections=collections_path(),
             ansible_config=config if config.is_file() else None,
-            secrets=secret_texts(self._secrets(run_id)),
+            secrets=list(self._secrets(run_id).values()),
             extra_environment=self.settings.environment,
             socket=self.settings.socket,
         )

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from lepton_ai.access.freezes import Freeze
 from lepton_ai.errors import LeptonError
+from lepton_ai.masking import service_mask
 from lepton_ai.runs import audit
 from lepton_ai.runs.model import Decision, Request, Result, Run, State
 from lepton_ai.runs.progress import bounded
@@ -84,7 +85,7 @@ class Store:
                     check_mode=request.check,
                     state=State.QUEUED.value,
                     risk=risk,
-                    why=request.why,
+                    why=service_mask(request.why),
                     origin=dict(request.origin),
                     created=time.time(),
                     result={},
@@ -166,7 +167,7 @@ class Store:
         A claim is unique to one execution, so it is the fencing token: a server that was paused until its lease ran out
         cannot write over what its successor does.
         """
-        data, error = bounded(asdict(result), depth=12), bounded(error)
+        data, error = service_mask(bounded(asdict(result), depth=12)), service_mask(bounded(error))
         with self.transaction() as connection:
             if not _holds(connection, run_id, claim):
                 return False

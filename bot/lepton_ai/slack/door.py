@@ -17,6 +17,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake, RefusedError
+from lepton_ai.masking import service_mask
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import ArgumentError, Command, split_words
 from lepton_ai.runs.model import Run, State
@@ -110,7 +111,7 @@ class Door:
             words = split_words(html.unescape(text))
             return await asyncio.to_thread(typed.read, self._intake, caller, words, self._command, key=f"slack:{team}:{key}", origin=where)
         except LeptonError as error:
-            return typed.Told(f":x: {escape(error)}")
+            return typed.Told(f":x: {escape(service_mask(str(error)))}")
         except Exception as error:
             log.exception("a request could not be taken")
             return typed.Told(f":x: this was not taken, nothing will happen: {escape(type(error).__name__)}")

@@ -13,6 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
+from ..module_utils._inventory_secrets import leave_secrets
 from ..module_utils._leases import LeaseRefused, take_leases
 from ..module_utils._operation import SpecError, check_arguments, read_spec
 
@@ -46,6 +47,7 @@ class ActionModule(ActionBase):
         group = self._task.args.get("hosts")
         if group and not variables.get("groups", {}).get(group):
             raise AnsibleActionFail("%s: the inventory has no host in the group %s, so there is nothing to do it on" % (operation, group))
+        leave_secrets(os.environ.get("LEPTON_SECRETS"), variables.get("hostvars", {}))
         if spec.risk != "read" and not self._task.check_mode:
             self._lock(operation, arguments)
         result.update(changed=False, operation=operation, arguments=arguments)
