@@ -96,7 +96,7 @@ class Intake:
             raise LeptonError(f"{operation.name} cannot be planned: its author did not say that its check mode tells the truth")
         where = dict(origin or {})
         if not check and (rule is not None or confirm):
-            where = {**self._asked_where(where), "approval": self._approval(caller, operation, rule)}
+            where = {**(where if rule is None else self._asked_where(where)), "approval": self._approval(caller, operation, rule)}
             check = True
         return self.runs.submit(Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=where))
 
@@ -170,9 +170,10 @@ class Intake:
         return {**common, **asked, "expires": time.time() + rule.expires_minutes * 60}
 
     def _asked_where(self, origin: dict[str, Any]) -> dict[str, Any]:
-        """Return where a plan that waits is shown: where it was asked for, else in the site's channel for approvals."""
+        """Return where a plan that waits is shown: in the channel it was asked in, else in the site's channel for approvals."""
         channel = self.runs.settings.slack.approvals_channel
-        return {**origin, "door": "slack", "channel": channel} if channel and not origin.get("channel") else origin
+        public = str(origin.get("channel", "")).startswith(("C", "G"))  # direct messages are seen by nobody who could approve
+        return origin if public or not channel else {"door": "slack", "team": origin.get("team", ""), "channel": channel}
 
     # -- freezes -------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,8 @@ def by_slack(stand: Stand, values: dict[str, str]) -> Outcome:
     ada = Person(stand.base_url)
     quoted = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
     ada.say(f"/lepton probe echo {quoted}")
+    if "word" not in values:  # what is missing is asked for in a form
+        return "; ".join(f"{field}: {error}" for field, error in ada.fill_in(ada.view(), **values).items())
     answer = text_of(ada.wait(lambda text: "*changed*" in text or "*nothing to change*" in text or "❌" in text or ":x:" in text))
     return answer if ":x:" in answer else echoed(stand)
 

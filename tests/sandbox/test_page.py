@@ -38,6 +38,12 @@ def page(workspace_stand: Stand, tmp_path: Path) -> Iterator[Page]:
         assert errors == []
 
 
+def picture(page: Page, name: str) -> None:
+    """Keep what the page shows for the docs, where asked to."""
+    if os.environ.get("LEPTON_WRITE_PICTURE"):
+        page.screenshot(path=str(ROOT / "docs" / f"{name}.png"))
+
+
 def type_line(page: Page, text: str) -> None:
     page.fill("#text", text)
     page.press("#text", "Enter")
@@ -53,8 +59,7 @@ def test_a_person_creates_resizes_and_releases_a_node(page: Page) -> None:
     expect(page.locator("article").last.locator("pre")).to_contain_text("3 of 4", timeout=60 * SECONDS)
     type_line(page, "/lepton node release web-1")
     expect(page.get_by_role("button", name="Do it")).to_be_visible(timeout=60 * SECONDS)
-    if os.environ.get("LEPTON_WRITE_PICTURE"):
-        page.screenshot(path=str(ROOT / "docs" / "sandbox.png"))
+    picture(page, "sandbox")
     page.get_by_role("button", name="Do it").click()
     expect(page.locator("article").last).to_contain_text("node release", timeout=60 * SECONDS)
     expect(page.locator("article").last).to_contain_text("running → absent", timeout=60 * SECONDS)
@@ -124,3 +129,41 @@ def test_a_file_is_shown_and_its_content_whole(page: Page, workspace_stand: Stan
     expect(page.locator("article").last.locator("a.file")).to_contain_text("Output")
     assert httpx.get(done["files"][0]["url_private"]).content == content
     assert Person(base).messages()[-1]["files"][0]["name"] == "output.txt"
+
+
+def test_a_form_an_approval_and_the_home(page: Page) -> None:
+    page.get_by_role("button", name="Do something…").click()
+    page.get_by_label("What shall be done?").select_option("node.create")
+    form = page.locator("dialog form")
+    expect(form.locator("h3")).to_have_text("node create")
+    form.locator("input[name=node]").fill("prod 1")
+    form.locator("input[name=memory]").fill("64MiB")
+    form.locator("input[name=image]").fill("gu")
+    expect(form.locator("#list-image option")).to_have_count(1, timeout=20 * SECONDS)
+    form.locator("input[name=image]").fill("guest")
+    form.get_by_role("button", name="Go").click()
+    expect(form.locator(".error", has_text="is not a node name")).to_be_visible()
+    form.locator("h3").scroll_into_view_if_needed()
+    picture(page, "form")
+    form.locator("input[name=node]").fill("prod-page")
+    form.get_by_role("button", name="Go").click()
+    expect(form).to_be_hidden()
+    # Asked for by a shortcut that stands in no channel, the answer comes as a direct message.
+    page.locator("#channels button", has_text="lepton · ada").click()
+    expect(page.locator("article").last).to_contain_text("waits for approval", timeout=60 * SECONDS)
+    picture(page, "approval")
+    page.locator("#people button", has_text="grace").click()
+    page.locator("#home-link").click()
+    expect(page.locator(".home")).to_contain_text("Waits for you")
+    picture(page, "home")
+    page.locator(".home").get_by_role("button", name="Reject").first.click()
+    expect(page.locator(".home")).not_to_contain_text("Waits for you", timeout=20 * SECONDS)
+
+
+def test_a_thread_takes_mentions(page: Page) -> None:
+    type_line(page, "/lepton node list")
+    expect(page.locator("article").last).to_contain_text("done", timeout=60 * SECONDS)
+    page.locator("article").last.hover()
+    page.locator("article").last.get_by_role("button", name="Reply in thread").click()
+    type_line(page, "@lepton host show")
+    expect(page.locator("article.reply").last).to_contain_text("MEMORY FREE", timeout=60 * SECONDS)

@@ -34,6 +34,7 @@ SECRET_NAME = re.compile("pass|secret|token|credential|private|api_?key", re.IGN
 KEPT_OUTPUT = 256 * 1024  # bytes of Ansible's own output that are kept
 # What a playbook gets of the service's environment: where programs are, who and where it is, and the ssh agent.
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
+NICE = ("nice", "-n", "10")  # answering people comes before work
 END_SECONDS = 0.05
 POLL_SECONDS = 0.2  # how soon ansible-runner sees that its child has ended
 
@@ -142,6 +143,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: Cancel) -> t
         )
         # ansible-runner copies the whole environment of this process; what a playbook gets is ours to say.
         runner.config.env = _environment(job, runner.config.env)
+        runner.config.command = [*NICE, *runner.config.command]
         watcher.start()
         status, code = runner.run()
     except Exception as error:  # an error here must become the run's end, not a run that never ends

@@ -276,7 +276,7 @@ class Door:
 
     def _act(self, team: str, caller: Caller, act: Callable[[Caller, str], Run | None], run_id: str) -> tuple[Run, Run | None]:
         run = self._intake.runs.store.run(run_id)
-        if run.origin.get("team", team) != team:
+        if run.origin.get("team") not in (None, "", team):
             raise LeptonError("this belongs to another workspace")
         return self._intake.runs.store.run(run_id), act(caller, run_id)
 

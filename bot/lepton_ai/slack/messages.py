@@ -77,7 +77,15 @@ class LiveMessages:
     async def whisper(self, channel: str, user: str, text: str) -> None:
         """Tell one person something, best effort: it is about a press that changed nothing."""
         try:
-            await self._client.chat_postEphemeral(channel=channel, user=user, text=text)
+            if channel != user:
+                await self._client.chat_postEphemeral(channel=channel, user=user, text=text)
+                return
+        except SlackApiError as error:
+            if _passes(error):
+                log.warning("an answer could not be shown", error=str(error))
+                return
+        try:
+            await self._client.chat_postMessage(channel=user, text=text)  # not in that channel, or in none: to the person
         except Exception as error:
             log.warning("an answer could not be shown", error=str(error))
 
