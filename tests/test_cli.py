@@ -149,3 +149,23 @@ def test_a_freeze_holds_for_the_command_line_and_the_trail_can_be_verified(site:
     exported = [json.loads(line) for line in lepton("audit", "export", site=site.site).stdout.splitlines()]
     assert [entry["what"] for entry in exported][:4] == ["frozen", "refused", "unfrozen", "requested"]
     assert "0 entries removed" in lepton("audit", "prune", "--before", "2020-01-01", site=site.site).stdout
+
+
+def test_a_line_can_be_simulated_and_nothing_happens(site: Settings, tmp_path: Path) -> None:
+    options = "{word: {type: str, required: true}}"
+    tasks = f"- name: Write\n  ansible.builtin.copy:\n    content: '{{{{ word }}}}'\n    dest: {tmp_path / 'file'}\n    mode: '0600'"
+    write_playbook(site.playbooks, "x", "y", tasks, options=options)
+    access = {"roles": {"all": {"operations": ["*"]}}, "grants": [{"role": "all", "principals": ["slack:T/U1"]}]}
+    path = site.site / "lepton.yml"
+    path.write_text(path.read_text() + yaml.safe_dump({"access": access}))
+    done = lepton("simulate", "/lepton x y word=one", "--as", "U1", "--in", "C1", site=site.site)
+    assert done.returncode == 0, done.stderr
+    assert "allowed: role all" in done.stdout
+    assert "would change" in done.stdout
+    form = json.loads(lepton("simulate", "/lepton x y", "--as", "U1", "--in", "C1", "--json", site=site.site).stdout)
+    assert form["opens_form"]
+    assert "word" in [block.get("block_id") for block in form["blocks"]]
+    refused = lepton("simulate", "/lepton x y word=one", "--as", "U2", "--in", "C1", site=site.site)
+    assert (refused.returncode, "no grant names slack:T/U2" in refused.stdout) == (1, True)
+    assert not (tmp_path / "file").exists()
+    assert json.loads(lepton("runs", "--json", site=site.site).stdout) == []

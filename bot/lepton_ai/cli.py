@@ -31,7 +31,8 @@ from lepton_ai.sandbox.hypervisor import stop_hypervisor
 from lepton_ai.sandbox.stand import stand
 from lepton_ai.sandbox.tour import Tour, commands
 from lepton_ai.serve import serve as serve_forever
-from lepton_ai.settings import Secrets, load_settings
+from lepton_ai.settings import Secrets, Settings, load_settings
+from lepton_ai.simulate import simulate
 from lepton_ai.site import make_site
 from lepton_ai.slack.views import plain_text, run_message
 from lepton_ai.web.client import service
@@ -261,6 +262,32 @@ def operations(
 def _operation_json(operation: Operation) -> dict[str, Any]:
     shown = {"operation": operation.name, "risk": operation.spec.risk, "summary": operation.spec.summary, "guarded": operation.guarded}
     return {**shown, "playbook": str(operation.playbook), "origin": operation.origin}
+
+
+@app.command("simulate")
+def simulate_line(
+    line: Annotated[str, typer.Argument(help="A line as it would be typed: '/lepton node resize web-1 vcpus=4'.")],
+    user: Annotated[str, typer.Option("--as", help="The Slack user's id.")],
+    channel: Annotated[str, typer.Option("--in", help="The Slack channel's id.")],
+    team: Annotated[str, typer.Option(help="The Slack workspace's id; the first one in the site's grants by default.")] = "",
+    group: Annotated[list[str] | None, typer.Option(help="A user group's id the user is in; may be repeated.")] = None,
+    site: SiteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what would come of a line in Slack: the verdict, the plan, the message. Nothing is asked of Slack, nothing changes."""
+    settings = load_settings(site)
+    found = simulate(settings, line, user=user, team=team or _first_team(settings), channel=channel, groups=group or ())
+    if as_json:
+        print(json.dumps(found.__dict__, indent=2))
+    else:
+        out.print(f"{found.verdict}: {found.rule}" + (" (a form opens)" if found.opens_form else ""), markup=False)
+        out.print(_without_marks(plain_text(found.blocks)), markup=False)
+    raise typer.Exit(1 if found.verdict == "refused" else 0)
+
+
+def _first_team(settings: Settings) -> str:
+    principals = [principal for grant in settings.access.grants for principal in grant.principals]
+    return next((principal.partition(":")[2].partition("/")[0] for principal in principals if principal.startswith("slack")), "T0")
 
 
 @app.command()

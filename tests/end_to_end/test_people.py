@@ -15,7 +15,7 @@ from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand
 from lepton_ai.slack.app import SHORTCUT, SHORTCUT_HERE
 from lepton_ai.slack.forms import FORM
-from lepton_ai.slack.views import APPROVE, FILL_IN, REJECT
+from lepton_ai.slack.views import APPROVE, CANCEL, FILL_IN, REJECT
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
@@ -252,3 +252,21 @@ def test_an_expired_trigger_is_said_and_a_form_for_nobody_is_not_opened(workspac
     mallory.say("/lepton node show")
     mallory.wait(lambda text: "no grant names" in text or "is required" in text)
     assert not [view for view in mallory.state()["views"].values() if view["opened_by"] == mallory.user and view["callback_id"] == FORM]
+
+
+def test_what_is_scheduled_waits_and_can_be_canceled(ada: Person) -> None:
+    ada.say("/lepton at 02:00 node show nothing")
+    scheduled = ada.wait(lambda text: "scheduled for" in text)
+    ada.press(scheduled, CANCEL)
+    ada.wait(lambda text: "*canceled*" in text)
+    ada.say("/lepton at noon node show nothing")
+    ada.wait(lambda text: "say when" in text)
+
+
+def test_why_a_run_failed_stands_whole_in_its_thread(workspace_stand: Stand, ada: Person) -> None:
+    ada.say("/lepton node show nothing-here")
+    failed = ada.wait(lambda text: "*failed*" in text)
+    (file,) = eventually(lambda: [message["files"][0] for message in ada.answers() if message.get("thread_ts") == failed["ts"] and message.get("files")])
+    content = httpx.get(file["url_private"]).text
+    assert file["name"] == "ansible.txt"
+    assert "PLAY RECAP" in content

@@ -4,10 +4,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.conftest import write_playbook
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.operations.catalog import Catalog, load_catalog
+from lepton_ai.operations.catalog import Catalog, Operation, load_catalog
 from lepton_ai.operations.help import help_text
 from lepton_ai.operations.reference import reference_page
 from lepton_ai.paths import PACKAGE, builtin_playbooks
@@ -103,3 +104,24 @@ def test_the_nearest_word_is_offered(catalog: Catalog, noun: str, verb: str, hin
 
 def test_the_reference_page_is_the_generated_one(catalog: Catalog) -> None:
     assert (PACKAGE.parent.parent / "docs" / "operations.md").read_text() == reference_page(catalog), "run: make docs"
+
+
+READING = {f"lepton.cloud.{name}" for name in ("operation", "locate", "place", "virtual_node_info", "host_info")}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [operation for operation in load_catalog({"built-in": builtin_playbooks()}) if operation.spec.plan == "check"],
+    ids=lambda operation: operation.name,
+)
+def test_a_playbook_keeps_what_its_plan_promises(operation: Operation) -> None:
+    """Check mode tells the truth only where no task is skipped by it and none depends on what an earlier one has changed."""
+    folder = operation.playbook.parent
+    texts = [operation.playbook.read_text(), *(file.read_text() for file in (folder / "tasks").glob("*.yml") if file.name in operation.playbook.read_text())]
+    changing = set()
+    for task in (task for text in texts for play in yaml.safe_load(text) for task in play.get("tasks", [play])):
+        modules = {key for key in task if key.startswith(("ansible.builtin.", "lepton.cloud."))}
+        assert not modules & {"ansible.builtin.command", "ansible.builtin.shell", "ansible.builtin.raw", "ansible.builtin.script"}, task["name"]
+        if "register" in task and not modules <= READING:
+            changing.add(task["register"])
+    assert not [name for name in changing for text in texts if f"{name}." in text], "a later task uses what a change has answered"

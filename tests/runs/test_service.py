@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -229,3 +230,30 @@ def test_who_lost_its_claim_writes_nothing(site: Settings, make_runs: Callable[[
     runs.keep_leases()
     thread.join(10)
     assert store.run(run.id).state is State.RUNNING
+
+
+def test_what_a_cancel_left_undone_is_seen_and_said(site: Settings, make_runs: Callable[[], Runs], tmp_path: Path) -> None:
+    copy = "- name: NAME\n  ansible.builtin.copy:\n    content: new\n    dest: FOLDER/NAME\n    mode: '0600'".replace("FOLDER", str(tmp_path))
+    first, second = copy.replace("NAME", "first"), copy.replace("NAME", "second")
+    tasks = [first, command("sh", "-c", "sleep 60") + "\n  when: not ansible_check_mode", second]
+    write_playbook(site.playbooks, "x", "y", "\n".join(tasks))
+    runs = make_runs()
+    run = ask(runs)
+    thread = threading.Thread(target=runs.execute, args=(run.id,))
+    thread.start()
+    eventually(lambda: (tmp_path / "first").exists() and runs.progress(run.id).task == "Do")
+    runs.cancel(run.id, OWNER)
+    thread.join(30)
+    ended = runs.store.run(run.id)
+    assert ended.state is State.CANCELED
+    assert "seen afterwards, not done" in ended.error
+    assert f"{tmp_path}/second" in ended.error
+    assert f"{tmp_path}/first" not in ended.error
+
+
+def test_what_is_due_later_is_nobodys_orphan_until_then(site: Settings, make_runs: Callable[[], Runs]) -> None:
+    write_playbook(site.playbooks, "x", "y", command("true"))
+    runs = make_runs()
+    for due, waits in ((time.time() + 60, True), (time.time() - 1, False)):
+        run, _ = runs.submit(Request("x.y", {}, OWNER, key=f"due {due}", origin={"due": due}))
+        assert (run.id in [orphan.id for orphan in runs.orphans()]) is not waits

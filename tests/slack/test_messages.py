@@ -19,7 +19,7 @@ from lepton_ai.runs.service import Runs
 from lepton_ai.runs.store import Store
 from lepton_ai.sandbox.blocks import message_trouble
 from lepton_ai.slack.messages import LiveMessages
-from lepton_ai.slack.views import APPROVE, CANCEL, REJECT, plain_text, run_message, runs_text
+from lepton_ai.slack.views import APPROVE, CANCEL, REJECT, details, plain_text, run_message, runs_text
 
 RUN = Run(
     id="abc", operation="node.resize", arguments={"node": "web-1", "vcpus": 3, "memory": None, "restart": False}, principal="slack:T1/U1", check=False,
@@ -170,3 +170,35 @@ def test_a_message_that_was_deleted_is_posted_anew_when_the_run_has_ended(make_r
     slack.refuse = lambda method, _channel: (200, "message_not_found") if method == "update" else None
     deliver(make_runs, slack, lambda: not store.undelivered())
     assert slack.posted == ["C1"]
+
+
+def test_many_hosts_are_counted_and_those_that_went_wrong_named() -> None:
+    hosts = {f"host{number:03}": "unreachable" if number % 10 == 0 else "ok" for number in range(200)}
+    text, blocks = run_message(RUN, Progress(task="Do", tasks=4, tasks_begun=2, hosts=hosts))
+    assert message_trouble(text, blocks) is None
+    shown = plain_text(blocks)
+    assert "200 hosts: 180 ok, 20 unreachable" in shown
+    assert "host000, host010" in shown
+    assert "and 10 more" in shown
+    assert "`██░░░░░░░░` 2/4 Do" in shown
+
+
+def test_what_has_no_room_stands_whole_in_files() -> None:
+    changes = [{"host": f"h{number}", "field": "vcpus", "before": 1, "after": number, "effective": "now"} for number in range(200)]
+    run = replace(ENDED, result={"changes": changes, "changed_hosts": ["h1"]}, error="")
+    assert "and 170 more, in the thread" in plain_text(run_message(run)[1])
+    ((name, content),) = details(run)
+    assert name == "changes.txt"
+    assert content.splitlines()[199] == "h199: vcpus 1 -> 199"
+    nodes = [{"name": f"n{number}", "state": "running", "vcpus": 1, "max_vcpus": 2, "memory": "1GiB", "max_memory": "2GiB"} for number in range(300)]
+    answer = replace(ENDED, risk="read", result={"answers": {"h": {"nodes": nodes, "console": "line\n" * 2000}}})
+    assert {name: content.count("\n") for name, content in details(answer)} == {"h-console.txt": 2000, "answer.txt": 300}
+    assert details(ENDED) == []
+
+
+def test_who_holds_the_lock_and_when_it_begins_is_said() -> None:
+    waiting = replace(RUN, state=State.QUEUED)
+    text = plain_text(run_message(waiting, Progress(task="waiting for run abc, node.stop by slack:T1/U7 (number 2 in the queue)"))[1])
+    assert "queued: waiting for run abc, node.stop by <@U7> (number 2 in the queue)" in text
+    later = replace(waiting, origin={**RUN.origin, "due": time.time() + 3600})
+    assert "scheduled for" in plain_text(run_message(later)[1])

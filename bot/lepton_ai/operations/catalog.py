@@ -20,6 +20,7 @@ from lepton_ai.errors import LeptonError
 RESERVED_NOUNS = frozenset(
     [
         "help",
+        "at",
         "why",
         "runs",
         "run",
@@ -47,7 +48,10 @@ _TEMPLATES = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape
 
 @dataclass(frozen=True)
 class Operation:
-    """One playbook that can be asked for. `guarded`: its first task checks and locks plain runs as well."""
+    """One playbook that can be asked for. `guarded`: its first task checks and locks plain runs as well.
+
+    `tasks` is how many tasks it has, as far as can be seen without running it.
+    """
 
     noun: str
     verb: str
@@ -55,6 +59,7 @@ class Operation:
     playbook: Path
     origin: str
     guarded: bool
+    tasks: int = 0
 
     @property
     def name(self) -> str:
@@ -163,7 +168,20 @@ def _read(meta: Path, origin: str) -> Operation:
         except TemplateError as error:
             raise _UnusableError(f"lepton.locks: {template!r}: {error}", _line_of(text, verb, "lepton.locks")) from error
     first: Any = next(iter(plays[0].get("tasks") or [{}]), {}) if isinstance(plays[0], dict) else {}
-    return Operation(noun, verb, spec, playbook, origin, guarded=GUARD in first)
+    tasks = sum(_count_tasks(play.get(part), playbook.parent) for play in plays if isinstance(play, dict) for part in ("pre_tasks", "tasks", "post_tasks"))
+    return Operation(noun, verb, spec, playbook, origin, guarded=GUARD in first, tasks=tasks)
+
+
+def _count_tasks(tasks: Any, folder: Path) -> int:
+    count = 0
+    for task in tasks if isinstance(tasks, list) else []:
+        imported = task.get("ansible.builtin.import_tasks") if isinstance(task, dict) else None
+        block = task.get("block") if isinstance(task, dict) else None
+        if isinstance(imported, str) and (folder / imported).is_file():
+            count += _count_tasks(_load(folder / imported), folder)
+        else:
+            count += _count_tasks(block, folder) if block else 1
+    return count
 
 
 def _load(path: Path) -> Any:

@@ -31,7 +31,7 @@ from lepton_ai.runs.progress import read_event
 log = structlog.get_logger()
 SECRETS_FILE = "secrets.json"
 SECRET_NAME = re.compile("pass|secret|token|credential|private|api_?key", re.IGNORECASE)
-KEPT_OUTPUT = 256 * 1024  # bytes of Ansible's own output that are kept
+KEPT_OUTPUT = 64 * 1024 * 1024  # bytes of Ansible's own output that are kept: its end, where it is longer
 # What a playbook gets of the service's environment: where programs are, who and where it is, and the ssh agent.
 PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
 NICE = ("nice", "-n", "10")  # answering people comes before work

@@ -113,6 +113,11 @@ class Run:
     revision: str = ""
     approved_plan: str = ""
 
+    @property
+    def due(self) -> float:
+        """When it shall begin, seconds since the epoch; a plan begins at once whatever it is a plan of."""
+        return 0.0 if self.check else float(self.origin.get("due") or 0.0)
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -12,7 +12,7 @@ from typing import Any
 from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
 
 LONGEST = 4000  # characters of one text that is kept
-MOST = 500  # entries of one list that are kept
+MOST = 2000  # entries of one list that are kept
 _HOST_KINDS = {
     "runner_on_ok": EventKind.OK,
     "runner_on_failed": EventKind.FAILED,
@@ -70,6 +70,8 @@ class Progress:
 
     play: str = ""
     task: str = ""
+    tasks: int = 0  # how many there are, 0 where that is not known
+    tasks_begun: int = 0
     tasks_done: int = 0
     hosts: dict[str, str] = field(default_factory=dict)
     result: Result = field(default_factory=Result)
@@ -80,6 +82,7 @@ class Progress:
             self.play = event.play
         elif event.kind is EventKind.TASK:
             self.task = event.task
+            self.tasks_begun += 1
         elif event.kind in (EventKind.FAILED, EventKind.UNREACHABLE):
             self.hosts[event.host] = event.kind.value
             if not event.ignored:

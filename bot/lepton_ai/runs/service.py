@@ -201,7 +201,7 @@ class Runs:
         locks = [] if run.check else [*operation.locks(arguments), f"run/{run.id}"]
         if not run.check and (frozen := self.frozen(operation, arguments)) is not None:
             return State.FAILED, str(frozen)
-        if not leases.acquire(self.store, claim, locks, wait=lambda owners: self._wait(run.id, f"waiting for run {_shown(owners)}", cancel)):
+        if not leases.acquire(self.store, claim, locks, wait=lambda owners: self._wait(run.id, self._queue_text(owners), cancel)):
             return State.CANCELED, "canceled before it began"
         while not self._slots.acquire(blocking=False):
             if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel):
@@ -211,7 +211,11 @@ class Runs:
             self.store.set_revision(run.id, current)
             if run.approved_plan and (outcome := self._compare(run, operation, arguments, claim.owner, cancel, progress, current)) is not None:
                 return outcome
-            return self._run(run, operation, arguments, claim.owner, cancel, progress, check=run.check)
+            progress.tasks = operation.tasks
+            state, error = self._run(run, operation, arguments, claim.owner, cancel, progress, check=run.check)
+            if state in (State.CANCELED, State.TIMED_OUT) and not run.check and run.id not in self._cut_short and self.store.was_attempted(run.id):
+                error = f"{error}; {self._seen_afterwards(run, operation, arguments, claim.owner, progress)}"
+            return state, error
         finally:
             self._slots.release()
 
@@ -227,6 +231,21 @@ class Runs:
                 return state, error
         changed = difference(plan, result_of(plan), run.arguments, current, again.result)
         return (State.FAILED, f"nothing was done, since this is not what was approved: {changed}. Ask again for a new plan") if changed else None
+
+    def _seen_afterwards(self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, progress: Progress) -> str:
+        """Look, under the run's locks, at what an attempt that was cut short has left to do, and return it in words."""
+        if operation.spec.risk == "read":
+            return "it only reads"
+        if operation.spec.plan != "check":
+            return "what it had done cannot be seen by itself: look at it"
+        progress.play, progress.task = "", "looking at what was done"
+        self._tell(run.id)
+        seen = Progress()
+        state, trouble = self._run(run, operation, arguments, owner, Cancel(), seen, check=True)
+        if state is not State.SUCCEEDED:
+            return f"what it had done could not be seen ({trouble}): look at it"
+        left = [f"{change.host} {change.field} {json.dumps(change.before)} to {json.dumps(change.after)}" for change in seen.result.changes]
+        return f"seen afterwards, not done: {', '.join(left)}" if left else "seen afterwards, all of it had been done"
 
     def frozen(self, operation: Operation, arguments: Mapping[str, Any]) -> Freeze | None:
         """Return the freeze that stops a change by these arguments, None when there is none. Reads are never stopped."""
@@ -357,12 +376,13 @@ class Runs:
     # -- after a crash -------------------------------------------------------------------------------------------
 
     def orphans(self) -> list[Run]:
-        """Return the runs that nobody is at."""
+        """Return the runs that nobody is at and whose time has come."""
         self.clear_dead_leases()
         claimed = {holder.owner.partition("/")[0] for holder in leases.holders(self.store)}
         # Another server that has only just written a run is about to begin it, and has its secrets.
         youngest = time.time() - (FRESH_SECONDS if self.store.shared else 0)
-        return [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress and run.created <= youngest]
+        waiting = [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress and run.created <= youngest]
+        return [run for run in waiting if run.due <= time.time()]
 
     def clear_dead_leases(self) -> None:
         """Give back the leases of owners that are gone, after ending what they had started."""
@@ -382,6 +402,18 @@ class Runs:
                 shutil.rmtree(self._private_dir(token), ignore_errors=True)
             self.store.end_attempt(token, State.INTERRUPTED.value)
         return self.store.was_attempted(run_id)
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    def _queue_text(self, owners: Sequence[str]) -> str:
+        """Return the place in the queue and who holds the lock."""
+        first = owners[0].partition("/")[0]
+        try:
+            run = self.store.run(first)
+            holder = f"run {run.id}, {run.operation} by {run.principal}"
+        except LeptonError:
+            holder = f"run {first}"
+        return f"waiting for {holder}" + (f" (number {len(owners)} in the queue)" if len(owners) > 1 else "")
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
@@ -444,10 +476,6 @@ class Runs:
         except FileNotFoundError:
             return {}
         return loaded
-
-
-def _shown(owners: list[str]) -> str:
-    return ", ".join(owner.partition("/")[0] for owner in owners)
 
 
 def result_of(run: Run) -> Result:

@@ -28,6 +28,7 @@ def commands(port: int) -> list[str]:
         "/lepton node resize web-1 vcpus=3",
         "/lepton plan node resize web-1 memory=200MiB",
         "/lepton node list",
+        "/lepton node create prod-1 memory=64MiB",
         "/lepton node release web-1",
     ]
 
@@ -39,6 +40,7 @@ class Tour:
         self._stand = stand
         self._console = console
         self._ada = Person(stand.base_url, "U0ADA")
+        self._grace = Person(stand.base_url, "U0GRACE")
         self._mallory = Person(stand.base_url, "U0MALLORY")
         self._port = free_port()
 
@@ -61,8 +63,9 @@ class Tour:
         self._ask(self._ada, lines[3], "*would change*")
         self._must("131072" in self._virsh("dumpxml", "web-1", "--inactive"), "a plan must change nothing")
         self._ask(self._ada, lines[4], "web-1")
+        self._approve(lines[5])
         self._cancel()
-        self._release(lines[5])
+        self._release(lines[6])
 
     def _ask(self, person: Person, line: str, expected: str) -> dict[str, Any]:
         self._console.print(f"\n[bold]{person.user[2:].lower()}[/bold] › {_plain(line)}", highlight=False)
@@ -70,6 +73,17 @@ class Tour:
         answer = person.wait(lambda text: expected in text)
         self._show(answer)
         return answer
+
+    def _approve(self, line: str) -> None:
+        plan = self._ask(self._ada, line, "[Approve]")
+        self._console.print("\n[bold]ada[/bold] presses [bold]Approve[/bold], but it was she who asked", highlight=False)
+        self._ada.press(plan, APPROVE)
+        self._show(self._ada.wait(lambda text: "cannot approve it" in text))
+        self._must("prod-1" not in self._virsh("list", "--all", "--name"), "nothing may happen before it is approved")
+        self._console.print("\n[bold]grace[/bold] presses [bold]Approve[/bold]", highlight=False)
+        self._grace.press(plan, APPROVE)
+        self._show(self._ada.wait(lambda text: "of the approved plan" in text and "*changed*" in text))
+        self._must("prod-1" in self._virsh("list", "--name"), "what was approved must run")
 
     def _cancel(self) -> None:
         self._console.print("\n[bold]ada[/bold] › /lepton node stop web-1   (and presses Cancel)", highlight=False)

@@ -119,7 +119,15 @@ def sandbox_workspace() -> Workspace:
         ("U0MALLORY", "mallory", "Mallory, just looks in"),
         (BOT_USER, "lepton", "Lepton"),
     ):
-        workspace.users[user] = {"id": user, "team_id": TEAM, "name": name, "real_name": title, "is_bot": user == BOT_USER, "deleted": False}
+        workspace.users[user] = {
+            "id": user,
+            "team_id": TEAM,
+            "name": name,
+            "real_name": title,
+            "is_bot": user == BOT_USER,
+            "deleted": False,
+            "tz": "Europe/Berlin",
+        }
     for channel, name, member in (("C0OPS", "ops", True), ("C0MODELS", "models", True), ("C0RANDOM", "random", False)):
         workspace.channels[channel] = {"id": channel, "name": name, "is_channel": True, "is_member": member, "is_archived": False}
         workspace.messages[channel] = []

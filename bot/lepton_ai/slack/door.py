@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import html
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import structlog
 from slack_sdk.errors import SlackApiError
@@ -36,6 +39,7 @@ Ack = Callable[..., Awaitable[None]]
 Body = dict[str, Any]
 MENTION = re.compile(r"^\s*<@[A-Z0-9]+(\|[^>]*)?>")
 TAKEN = "lepton_taken"
+ZONE_SECONDS = 1.0  # for Slack to say in which time zone somebody is
 
 
 class Door:
@@ -109,7 +113,8 @@ class Door:
         where = {"door": "slack", "team": team, **origin}
         try:
             words = split_words(html.unescape(text))
-            return await asyncio.to_thread(typed.read, self._intake, caller, words, self._command, key=f"slack:{team}:{key}", origin=where)
+            zone = await self._zone(user) if words and words[0] in typed.ZONED else None
+            return await asyncio.to_thread(typed.read, self._intake, caller, words, self._command, key=f"slack:{team}:{key}", origin=where, zone=zone)
         except LeptonError as error:
             return typed.Told(f":x: {escape(service_mask(str(error)))}")
         except Exception as error:
@@ -234,7 +239,8 @@ class Door:
         verdict = self._intake.may_see(caller, run)
         if not verdict.allowed:
             raise RefusedError(caller, f"cancel {run.operation}", verdict.rule)
-        self._intake.runs.cancel(run_id, caller.principal)
+        if self._intake.runs.cancel(run_id, caller.principal) and run.due > time.time():
+            self._start(run_id)  # so that it ends now, and not when its time comes
 
     def _again(self, caller: Caller, run_id: str) -> Run:
         run = self._intake.runs.store.run(run_id)
@@ -317,9 +323,19 @@ class Door:
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
+    async def _zone(self, user: str) -> datetime.tzinfo | None:
+        """Return a person's time zone as Slack knows it, else the site's."""
+        try:
+            answer = await asyncio.wait_for(self._client.users_info(user=user), ZONE_SECONDS)
+            return ZoneInfo(answer["user"]["tz"])
+        except (SlackApiError, TimeoutError, KeyError, TypeError, ValueError, OSError):
+            return self._intake.runs.settings.zone
+
     async def _begin(self, run: Run) -> None:
-        if not run.state.final:
-            self._messages.show(run)
+        if run.state.final:
+            return
+        self._messages.show(run)
+        if run.due <= time.time():
             await asyncio.to_thread(self._start, run.id)
 
     def _caller(self, team: str, user: str, channel: str) -> Caller:

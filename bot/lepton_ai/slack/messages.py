@@ -14,10 +14,10 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
-from lepton_ai.runs.model import Run
+from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
-from lepton_ai.slack.views import run_message
+from lepton_ai.slack.views import details, run_message
 
 log = structlog.get_logger()
 RETRY_SECONDS = 5.0
@@ -183,7 +183,30 @@ class LiveMessages:
         else:
             await self._post(fresh, text, blocks)
         if fresh.state.final:
+            await self._add_details(run.id)
             await asyncio.to_thread(self._runs.store.set_delivered, run.id)
+
+    async def _add_details(self, run_id: str) -> None:
+        """Put what has no room in the message into its thread, as files with nothing cut. Once, also when a try was cut short."""
+        run = await asyncio.to_thread(self._runs.store.run, run_id)
+        message = run.message
+        if not message.get("ts") or message.get("details"):
+            return
+        files = [{"filename": name, "title": name, "content": content} for name, content in details(run)]
+        output = self._runs.output_path(run.id)
+        if run.state not in (State.SUCCEEDED, State.CANCELED) and output.exists() and output.stat().st_size:
+            content = await asyncio.to_thread(output.read_text, encoding="utf-8")
+            files.append({"filename": "ansible.txt", "title": "Ansible's own output", "content": content})
+        if not files:
+            return
+        try:
+            thread = run.origin.get("thread_ts") or message["ts"]
+            await self._client.files_upload_v2(channel=message["channel"], thread_ts=thread, file_uploads=files)
+        except SlackApiError as error:
+            if _passes(error):
+                raise
+            log.error("details could not be shown", run=run.id, reason=error.response.get("error"))
+        await asyncio.to_thread(self._runs.store.set_message, run.id, {**message, "details": True})
 
     async def _post(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
         try:

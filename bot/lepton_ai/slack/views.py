@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,11 @@ from lepton_ai.slack.limits import BUTTON_VALUE_LIMIT, CONTEXT_LIMIT, SECTION_LI
 
 CANCEL, APPROVE, REJECT, AGAIN, FILL_IN = "run_cancel", "plan_approve", "plan_reject", "run_again", "form_open"
 FALLBACK_LIMIT = 500  # characters of the notification text
+ERROR_LIMIT = 1500  # characters of an error in the message itself
+CODE_FRAME = 20  # characters around code
 MOST_LINES = 30
+MOST_HOSTS = 10
+BAR = 10  # characters of a progress bar
 NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
 _ICONS = {
     State.QUEUED: ":hourglass_flowing_sand:",
@@ -77,18 +82,64 @@ def run_line(run: Run) -> str:
 
 
 def _status(run: Run, progress: Progress | None) -> str:
+    if run.state is State.QUEUED and run.due > time.time():
+        return f":alarm_clock: scheduled for {_moment(run.due)}"
     if run.state is State.QUEUED:
-        return f"queued{': ' + escape(progress.task) if progress and progress.task else ''}"
+        return f"queued{': ' + _people(escape(progress.task)) if progress and progress.task else ''}"
     if run.state is State.RUNNING:
         elapsed = f"{max(0.0, time.time() - (run.started or run.created)):.1f} s"
         if progress is None or not progress.task:
             return f"running · {elapsed}"
-        hosts = ", ".join(f"{escape(host)} {state}" for host, state in sorted(progress.hosts.items()) if host != "localhost")
-        return f"running · {elapsed} · {escape(progress.task)}" + (f"\n{hosts}" if hosts else "")
+        hosts = _hosts({host: state for host, state in progress.hosts.items() if host != "localhost"})
+        return f"running · {elapsed} · {_bar(progress)}{escape(progress.task)}" + (f"\n{hosts}" if hosts else "")
     took = f"{(run.finished or run.created) - (run.started or run.created):.1f} s"
     if run.state is State.SUCCEEDED:
         return f"*{_outcome(run, result_of(run))}* · {took}"
-    return f"*{run.state}* · {took}" + (f"\n{escape(run.error)}" if run.error else "")
+    return f"*{run.state}* · {took}" + (f"\n{escape(shortened(run.error, ERROR_LIMIT))}" if run.error else "")
+
+
+def _bar(progress: Progress) -> str:
+    """Return how far a run is, in task it has begun of those it has."""
+    if not 0 < progress.tasks_begun <= progress.tasks:
+        return ""
+    full = round(BAR * (progress.tasks_begun - 1) / progress.tasks)
+    return f"`{'█' * full}{'░' * (BAR - full)}` {progress.tasks_begun}/{progress.tasks} "
+
+
+def _hosts(hosts: Mapping[str, str]) -> str:
+    """Return hosts with their states; of many, how many are in which state, and the first that went wrong by name."""
+    if len(hosts) <= MOST_HOSTS:
+        return ", ".join(f"{escape(host)} {state}" for host, state in sorted(hosts.items()))
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(hosts.values()).items()))
+    wrong = [host for host, state in sorted(hosts.items()) if state in ("failed", "unreachable")]
+    more = f" and {len(wrong) - MOST_HOSTS} more" if len(wrong) > MOST_HOSTS else ""
+    return f"{len(hosts)} hosts: {counts}" + (f"\nnot well: {escape(', '.join(wrong[:MOST_HOSTS]))}{more}" if wrong else "")
+
+
+def _people(text: str) -> str:
+    return re.sub(r"slack:[A-Z0-9]+/([A-Z0-9]{2,30})", r"<@\1>", text)
+
+
+def details(run: Run) -> list[tuple[str, str]]:
+    """Return (file name, content) of what an ended run has to say beyond the room of its message: all of it."""
+    result = result_of(run)
+    files = []
+    if len(result.changes) > MOST_LINES:
+        files.append(
+            ("changes.txt", "\n".join(f"{change.host}: {change.field} {_value(change.before)} -> {_value(change.after)}" for change in result.changes))
+        )
+    if len(run.error) > ERROR_LIMIT:
+        files.append(("error.txt", run.error))
+    if len(result.warnings) > MOST_LINES:
+        files.append(("warnings.txt", "\n".join(result.warnings)))
+    for host, answer in sorted(result.answers.items()):
+        console = answer.get("console", "")
+        if len(escape(console)) > SECTION_LIMIT - CODE_FRAME:
+            files.append((f"{host}-console.txt", console))
+    tables = ["\n".join(rows) for rows in inventory_tables(result.answers)] if run.risk == "read" else []
+    if any(len(table) > SECTION_LIMIT - CODE_FRAME or table.count("\n") >= MOST_LINES for table in tables):
+        files.append(("answer.txt", "\n\n".join(tables)))
+    return files
 
 
 def _outcome(run: Run, result: Result) -> str:
@@ -127,6 +178,11 @@ def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
 
 def inventory_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     """Return hosts and nodes as tables, from what the hosts answered."""
+    return [_code("\n".join(_bounded(lines))) for lines in inventory_tables(answers)]
+
+
+def inventory_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return hosts and nodes as the lines of tables, all of them."""
     tables = []
     capacity = [(host, answer["capacity"]) for host, answer in sorted(answers.items()) if "capacity" in answer]
     if capacity:
@@ -140,7 +196,7 @@ def inventory_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
             [node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes
         ]
         tables.append(_table(rows))
-    return [_code(table) for table in tables]
+    return tables
 
 
 def _approval_blocks(plan: Run, stands: Standing, decisions: Sequence[Decision]) -> list[Block]:
@@ -216,19 +272,18 @@ def _gib(size: float) -> str:
     return f"{size / 1024**3:.1f}GiB"
 
 
-def _table(rows: Sequence[Sequence[object]]) -> str:
+def _table(rows: Sequence[Sequence[object]]) -> list[str]:
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(_bounded(lines))
+    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _bounded(lines: Sequence[str]) -> list[str]:
     kept = list(lines[:MOST_LINES])
-    return [*kept, f"… and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else kept
+    return [*kept, f"… and {len(lines) - MOST_LINES} more, in the thread"] if len(lines) > MOST_LINES else kept
 
 
 def _code(text: str) -> Block:
-    room = SECTION_LIMIT - 20
+    room = SECTION_LIMIT - CODE_FRAME
     escaped = escape(text.replace("```", "'''"))
     if len(escaped) > room:
         # The end of a console says most; an entity cut in half would show as garbage.

@@ -10,6 +10,7 @@ from typing import Any
 
 from lepton_ai.access.freezes import EVERYTHING, Freeze, read_until
 from lepton_ai.access.matching import Caller
+from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.operations.help import help_text
@@ -17,7 +18,11 @@ from lepton_ai.operations.parsing import parse_command, read_arguments
 from lepton_ai.runs.model import Run
 from lepton_ai.slack.views import escape, runs_text
 
-OWN_WORDS = "`freeze [TARGET] [UNTIL] [REASON]` and `unfreeze [TARGET]` stop and allow changes · `why [NOUN VERB …]` explains a refusal"
+ZONED = frozenset({"at", "freeze"})  # words after which a time of day may stand
+OWN_WORDS = (
+    "`at 02:00 NOUN VERB …` does it later · `freeze [TARGET] [UNTIL] [REASON]` and `unfreeze [TARGET]` stop and allow changes · "
+    "`why [NOUN VERB …]` explains a refusal"
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,14 @@ class Asked:
     check: bool = False
 
 
-def read(intake: Intake, caller: Caller, words: Sequence[str], prefix: str, *, key: str, origin: Mapping[str, Any]) -> Told | Asked | Run:
-    """Take a line of words. Raises LeptonError for what is wrong with it or not allowed. Reads and writes the database."""
+def read(
+    intake: Intake, caller: Caller, words: Sequence[str], prefix: str, *, key: str, origin: Mapping[str, Any], zone: datetime.tzinfo | None
+) -> Told | Asked | Run:
+    """Take a line of words. Raises LeptonError for what is wrong with it or not allowed. Reads and writes the database.
+
+    `zone` is the asker's time zone, None for this machine's.
+    """
+    now = datetime.datetime.now(zone).astimezone(zone)
     if not words or words[0] == "help":
         return Told(_help(intake, caller, words[1:], prefix))
     if words[0] == "runs":
@@ -47,13 +58,24 @@ def read(intake: Intake, caller: Caller, words: Sequence[str], prefix: str, *, k
     if words[0] == "why":
         return Told(_why(intake, caller, words[1:]))
     if words[0] == "freeze":
-        return Told(f":snowflake: *{escape(_freeze(intake, caller, words[1:]))}*", for_all=True)
+        return Told(f":snowflake: *{escape(_freeze(intake, caller, words[1:], now))}*", for_all=True)
     if words[0] == "unfreeze":
         target = words[1] if len(words) > 1 else EVERYTHING
         lifted = intake.unfreeze(caller, target)
         return Told(f":sunny: {escape(_thing(target))} may change again" if lifted else f"{escape(_thing(target))} is not frozen", for_all=lifted)
+    if words[0] == "at":
+        due = read_until(words[1], now) if len(words) > 1 else None
+        if due is None:
+            raise LeptonError("say when: at 02:00, at 30m (from now), at 2026-12-24T02:00", hint="such as: at 02:00 node stop web-1")
+        return _operate(intake, caller, words[2:], False, key=key, origin={**origin, "due": due.timestamp()})
     plan = words[0] == "plan"
     return _operate(intake, caller, words[1:] if plan else words, plan, key=key, origin=origin)
+
+
+def missing_arguments(operation: Operation, words: Sequence[str]) -> list[str]:
+    """Return the required arguments that these words do not give."""
+    given = read_arguments(operation, words)
+    return [name for name, option in operation.spec.options.items() if option.get("required") and name not in given]
 
 
 def allowed(intake: Intake, caller: Caller) -> Catalog:
@@ -65,11 +87,9 @@ def allowed(intake: Intake, caller: Caller) -> Catalog:
 def _operate(intake: Intake, caller: Caller, words: Sequence[str], plan: bool, *, key: str, origin: Mapping[str, Any]) -> Asked | Run:
     if len(words) >= 2:
         operation = intake.runs.catalog.find(words[0], words[1])
-        given = read_arguments(operation, words[2:])
         # A form shows nothing that is not shown anyway, but is only for those who could submit it.
-        missing = [name for name, option in operation.spec.options.items() if option.get("required") and name not in given]
-        if missing and intake.may(caller, operation):
-            return Asked(operation, dict(given), plan)
+        if missing_arguments(operation, words[2:]) and intake.may(caller, operation):
+            return Asked(operation, dict(read_arguments(operation, words[2:])), plan)
     command = parse_command(intake.runs.catalog, words)
     # What destroys is planned first, and its message asks for the confirmation.
     confirm = command.operation.spec.risk == "destroy" and not plan
@@ -84,9 +104,8 @@ def _help(intake: Intake, caller: Caller, words: Sequence[str], prefix: str) -> 
     return text if words else f"{text}\n{OWN_WORDS}"
 
 
-def _freeze(intake: Intake, caller: Caller, words: Sequence[str]) -> Freeze:
+def _freeze(intake: Intake, caller: Caller, words: Sequence[str], now: datetime.datetime) -> Freeze:
     rest, target, until = list(words), EVERYTHING, None
-    now = datetime.datetime.now(intake.runs.settings.zone).astimezone()
     if rest and ("/" in rest[0] or rest[0] == EVERYTHING):
         target = rest.pop(0)
     if rest and (end := read_until(rest[0], now)) is not None:
