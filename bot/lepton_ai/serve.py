@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 RECONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 5
 ORPHAN_SECONDS = 10.0
+DOOR_THREADS = 32
 DRAIN_SECONDS = 10.0  # how long runs may go on after SIGTERM
 
 
@@ -73,6 +75,8 @@ def _check(settings: Settings, secrets: Secrets) -> None:
 
 async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Queue, registry: CollectorRegistry) -> None:
     """Keep the doors open until a signal comes."""
+    # The default has six threads on two cores; those who only wait for the database must not make others wait.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DOOR_THREADS, "door"))
     intake = Intake(runs, owner=os_principal(os.getuid()))
     health = {"database": "ok"}
     runs.listeners.append(_release_planned(intake, queue))

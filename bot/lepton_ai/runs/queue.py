@@ -15,9 +15,10 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, SetWorkflowID
@@ -27,6 +28,7 @@ from lepton_ai.runs.model import Run
 from lepton_ai.runs.service import Runs
 
 SCHEMA_VERSION = "1"  # of what a pending run means; raise it only with a migration
+ROOM_FACTOR = 3  # begun at once for each that may work at once: those that wait for a lock leave room for others
 _execute: Callable[[str], Run] | None = None
 
 
@@ -64,6 +66,10 @@ class Queue:
         _execute = runs.execute
         self._runs = runs
         self._closed = threading.Event()
+        self._lock_line = threading.Lock()
+        self._line: dict[str, str] = {}  # run to workflow id, in order
+        self._begun: set[str] = set()
+        self._room = runs.settings.max_runs * ROOM_FACTOR
         DBOS(config=config)
         DBOS.launch()
         # A thread of its own, up to the very end: whatever else is slow, what lives must not look dead.
@@ -71,16 +77,42 @@ class Queue:
         self.take_up_orphans()
 
     def start(self, run_id: str) -> None:
-        """Begin a run, or do nothing when it has begun."""
-        with SetWorkflowID(run_id):
-            DBOS.start_workflow(_workflow, run_id)
+        """Begin a run as soon as there is room, or do nothing when it has begun."""
+        self._line_up(run_id, run_id)
 
     def take_up_orphans(self) -> None:
         """Begin every run that nobody is at: written just before a crash, or left by a process that is gone."""
         for run in self._runs.orphans():
             # Under a name of its own: for DBOS the first one may have ended. That only one runs is the claim's work.
-            with SetWorkflowID(f"{run.id}-{uuid.uuid4().hex[:8]}"):
-                DBOS.start_workflow(_workflow, run.id)
+            self._line_up(run.id, f"{run.id}-{uuid.uuid4().hex[:8]}")
+
+    def _line_up(self, run_id: str, workflow_id: str) -> None:
+        """Put a run at the end of the line. What stands there is written already: after a crash it is an orphan."""
+        with self._lock_line:
+            if run_id not in self._line and run_id not in self._begun:
+                self._line[run_id] = workflow_id
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Begin what there is room for. A run that only waits has a thread, and hundreds of those would starve the doors."""
+        while True:
+            with self._lock_line:
+                if not self._line or len(self._begun) >= self._room:
+                    return
+                run_id = next(iter(self._line))
+                workflow_id = self._line.pop(run_id)
+                self._begun.add(run_id)
+            with SetWorkflowID(workflow_id):
+                handle = DBOS.start_workflow(_workflow, run_id)
+            threading.Thread(target=self._at_end, args=(run_id, handle), name=f"end-{run_id}", daemon=True).start()
+
+    def _at_end(self, run_id: str, handle: Any) -> None:
+        with suppress(Exception):  # what went wrong in it stands in the run, or the next start takes it up
+            handle.get_result()
+        with self._lock_line:
+            self._begun.discard(run_id)
+        if not self._closed.is_set():
+            self._begin_next()
 
     def close(self, drain_seconds: float) -> None:
         """Let runs end for so long, then end them; they are taken up at the next start. The lock is given up last."""

@@ -204,7 +204,7 @@ class Runs:
         if not leases.acquire(self.store, claim, locks, wait=lambda owners: self._wait(run.id, self._queue_text(owners), cancel)):
             return State.CANCELED, "canceled before it began"
         while not self._slots.acquire(blocking=False):
-            if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel):
+            if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel, others=False):
                 return State.CANCELED, "canceled before it began"
         try:
             current = revision(operation, collections_path())
@@ -218,6 +218,8 @@ class Runs:
             return state, error
         finally:
             self._slots.release()
+            with self._released:
+                self._released.notify_all()
 
     def _compare(
         self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, cancel: Cancel, progress: Progress, current: str
@@ -417,8 +419,8 @@ class Runs:
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
-    def _wait(self, run_id: str, why: str, cancel: Cancel) -> bool:
-        """Wait for something to be given back, and return whether to go on."""
+    def _wait(self, run_id: str, why: str, cancel: Cancel, *, others: bool = True) -> bool:
+        """Wait for something to be given back, and return whether to go on. With `others`, other processes may have it."""
         progress = self.progress(run_id)
         if progress.task != why:
             progress.task = why
@@ -426,8 +428,9 @@ class Runs:
         with self._released:
             if not cancel.is_set():
                 self._released.wait(WAIT_SECONDS)
-        with suppress(sa.exc.OperationalError):  # waiting goes on while a database does not answer
-            self.clear_dead_leases()
+        if others:
+            with suppress(sa.exc.OperationalError):  # waiting goes on while a database does not answer
+                self.clear_dead_leases()
         return not cancel.is_set()
 
     def _tell(self, run_id: str) -> None:
