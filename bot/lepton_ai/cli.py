@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from lepton_ai.asking import ask, stored_run, stored_runs, unwatched
-from lepton_ai.cli_rights import JsonOption, SiteOption, access_app, audit_app, freeze, unfreeze
+from lepton_ai.cli_rights import JsonOption, SiteOption, access_app, audit_app, freeze, locks_app, unfreeze
 from lepton_ai.doctor import examine
 from lepton_ai.errors import LeptonError
 from lepton_ai.logs import configure_logs
@@ -42,6 +42,7 @@ runs_app = typer.Typer(invoke_without_command=True, help="What was asked for, an
 app.add_typer(runs_app, name="runs")
 app.add_typer(access_app, name="access")
 app.add_typer(audit_app, name="audit")
+app.add_typer(locks_app, name="locks")
 app.command()(freeze)
 app.command()(unfreeze)
 out = Console(highlight=False, soft_wrap=True)

@@ -21,7 +21,7 @@ from lepton_ai.access.rules import Rules
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.operations.parsing import parse_command, split_words
-from lepton_ai.runs import audit
+from lepton_ai.runs import audit, leases
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.store import Store
 from lepton_ai.settings import CASES_FILE, Settings, load_settings
@@ -32,6 +32,7 @@ SiteOption = Annotated[Path | None, typer.Option("--site", help="The site's fold
 JsonOption = Annotated[bool, typer.Option("--json", help="Print data instead of text.")]
 access_app = typer.Typer(no_args_is_help=True, help="Who may do what, without doing it.")
 audit_app = typer.Typer(no_args_is_help=True, help="The trail of all that was asked, decided and done.")
+locks_app = typer.Typer(invoke_without_command=True, help="Who holds which lock.")
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -174,3 +175,31 @@ def unfreeze(target: Annotated[str, typer.Argument(help="The target as it was fr
         with closing(Store(settings.state_dir, settings.database_url)) as store:
             lifted = store.unfreeze(target, os_principal(os.getuid()))
     out.print(f"{target} may change again" if lifted else f"{target} is not frozen", markup=False)
+
+
+@locks_app.callback()
+def locks(context: typer.Context, site: SiteOption = None) -> None:
+    """List the locks and their holders."""
+    if context.invoked_subcommand is None:
+        settings = load_settings(site)
+        client = service(settings.socket)
+        if client is not None:
+            held = [(lock, owner) for lock, owner in client.locks()]
+        else:
+            with closing(Store(settings.state_dir, settings.database_url)) as store:
+                held = leases.locks(store)
+        for lock, owner in held:
+            out.print(f"{lock}  {owner.partition('/')[0]}", markup=False)
+
+
+@locks_app.command("steal")
+def locks_steal(
+    lock: Annotated[str, typer.Argument(help="A lock, such as node/web-1.")],
+    why: Annotated[str, typer.Option(help="A reason for the audit trail.")],
+    site: SiteOption = None,
+) -> None:
+    """Take a lock from its holder: a run is canceled, a playbook run by hand loses its lease. Written into the audit trail."""
+    client = service(load_settings(site).socket)
+    if client is None:
+        raise LeptonError("no service runs here", hint="a run in a terminal ends with Ctrl-C there, and its locks with it")
+    out.print(f"taken from {client.steal(lock, why)}", markup=False)

@@ -16,6 +16,7 @@ from lepton_ai.access.rules import Verdict, decide
 from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import Command, typed_arguments
+from lepton_ai.runs import leases
 from lepton_ai.runs.model import Request, Run
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.standing import Standing, standing
@@ -196,6 +197,24 @@ class Intake:
         if not verdict.allowed:
             self.runs.store.record("", caller.principal, "refused", {"operation": FREEZE, "rule": verdict.rule, "targets": [target]})
             raise RefusedError(caller, f"freeze {target}", verdict.rule)
+
+    # -- locks ---------------------------------------------------------------------------------------------------
+
+    def steal(self, caller: Caller, lock: str, why: str) -> str:
+        """Take a lock from its holder and return who that was: a run is canceled, a playbook run by hand loses its lease.
+
+        For whoever may freeze what the lock is about. Nobody gets it; the next in the queue does.
+        """
+        self._may_freeze(caller, lock)
+        owner = dict(leases.locks(self.runs.store)).get(lock)
+        if owner is None or lock.startswith("run/"):
+            raise LeptonError(f"nobody holds the lock {lock}", hint="see: lepton locks")
+        self.runs.store.record(owner.partition("/")[0], caller.principal, "lock stolen", {"lock": lock, "holder": owner, "why": why})
+        if owner.startswith(leases.PLAIN):
+            leases.release(self.runs.store, owner)
+        else:
+            self.runs.cancel(owner.partition("/")[0], caller.principal)
+        return owner.partition("/")[0]
 
     # -- helpers -------------------------------------------------------------------------------------------------
 

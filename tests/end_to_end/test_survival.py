@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import eventually
+from tests.conftest import ROOT, eventually
 
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand, serving
@@ -299,3 +299,27 @@ def test_the_connection_that_slack_closes_is_opened_again(workspace_stand: Stand
         return any("What can be asked for" in text_of(message) for message in ada.answers())
 
     eventually(answered, 30)
+
+
+def test_a_lock_can_be_stolen_by_who_may_freeze_and_is_written_down(workspace_stand: Stand, ada: Person, trace: Path) -> None:
+    ada.say("/lepton probe slow")
+    eventually(lambda: lines(trace) == ["begin"])
+    assert "probe/slow" in lepton(workspace_stand, "locks")
+    assert "nobody holds the lock node/x" in lepton(workspace_stand, "locks", "steal", "node/x", "--why", "test", expect=2)
+    assert "taken from" in lepton(workspace_stand, "locks", "steal", "probe/slow", "--why", "it hangs")
+    ada.wait(lambda text: "*canceled*" in text)
+    eventually(lambda: "probe/slow" not in lepton(workspace_stand, "locks"))
+    assert '"why": "it hangs"' in subprocess.check_output(
+        [sys.executable, "-m", "lepton_ai", "audit", "export", "--site", str(workspace_stand.site)], text=True, cwd="/"
+    )
+
+
+def test_a_plain_playbook_that_asks_for_locks_does_nothing_without_them(workspace_stand: Stand, trace: Path) -> None:
+    playbook = workspace_stand.site / "playbooks" / "probe" / "echo.yml"
+    for address in ({}, {"LEPTON_SOCKET": "/nowhere.sock"}):
+        done = subprocess.run(
+            [Path(sys.executable).parent / "ansible-playbook", playbook, "-e", "word=w"], capture_output=True, text=True, check=False, cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "LEPTON_LOCKS": "required", **address},
+        )  # fmt: skip
+        assert done.returncode
+        assert "LEPTON_LOCKS asks for locks" in done.stdout + done.stderr

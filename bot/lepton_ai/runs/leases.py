@@ -17,6 +17,7 @@ from lepton_ai.runs.tables import LEASES, WAITING
 log = structlog.get_logger()
 LEASE_SECONDS = 30.0
 RENEW_SECONDS = 10.0
+PLAIN = "ansible-playbook:"  # and the pid: the owner of the leases of a playbook that somebody runs by hand
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,12 @@ def holders(store: Store) -> list[Holder]:
     with store.engine.connect() as connection:
         rows = connection.execute(sa.select(LEASES.c.owner, LEASES.c.boot_id, LEASES.c.pid, LEASES.c.pid_started).distinct()).all()
     return [Holder(row.owner, row.boot_id, row.pid, row.pid_started) for row in rows]
+
+
+def locks(store: Store) -> list[tuple[str, str]]:
+    """Return (lock, owner) of every lease, by lock."""
+    with store.engine.connect() as connection:
+        return [(row.lock, row.owner) for row in connection.execute(sa.select(LEASES.c.lock, LEASES.c.owner).order_by(LEASES.c.lock))]
 
 
 def dead_owners(store: Store) -> list[str]:

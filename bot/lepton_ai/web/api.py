@@ -69,6 +69,8 @@ def socket_app(intake: Intake, start: Callable[[str], None]) -> Starlette:
         Route("/v1/runs/{run}/{decision:str}", _answered(api.decide), methods=["POST"]),
         Route("/v1/freezes", _answered(api.freezes), methods=["GET"]),
         Route("/v1/freezes", _answered(api.freeze), methods=["POST"]),
+        Route("/v1/locks", _answered(api.locks), methods=["GET"]),
+        Route("/v1/locks", _answered(api.steal), methods=["POST"]),
         Route("/v1/leases", _answered(api.take_leases), methods=["POST"]),
     ]
     return Starlette(routes=routes)
@@ -175,6 +177,14 @@ class _Api:
         until = None if body.get("until") is None else float(body["until"])
         return JSONResponse(asdict(await asyncio.to_thread(self._intake.freeze, caller, target, until, str(body.get("why", "")))))
 
+    async def locks(self, _request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(leases.locks, self._runs.store))
+
+    async def steal(self, request: Request) -> Response:
+        body = await request.json()
+        holder = await asyncio.to_thread(self._intake.steal, self._caller(request), str(body["lock"]), str(body.get("why", "")))
+        return JSONResponse({"holder": holder})
+
     async def events(self, request: Request) -> Response:
         run = self._readable(request, await asyncio.to_thread(self._runs.store.run, request.path_params["run"]))
         return StreamingResponse(self._stream(run), media_type="application/x-ndjson")
@@ -215,7 +225,7 @@ class _Api:
         if rule is not None:
             raise RefusedError(caller, f"{operation.name} by a plain playbook", f"the rule {rule.name} asks for an approval; use lepton run")
         locks = operation.locks(arguments)
-        holder = leases.process_holder(f"ansible-playbook:{pid}", pid)
+        holder = leases.process_holder(f"{leases.PLAIN}{pid}", pid)
         await asyncio.to_thread(self._runs.clear_dead_leases)
         blocking = await asyncio.to_thread(leases.try_acquire, self._runs.store, holder, locks)
         if blocking:

@@ -60,6 +60,14 @@ class ServiceClient:
     def unfreeze(self, target: str) -> bool:
         return bool(self._asked("POST", "/v1/freezes", {"target": target, "lift": True})["lifted"])
 
+    def locks(self) -> list[list[str]]:
+        """Return [lock, owner] of every lease."""
+        found: list[list[str]] = self._asked("GET", "/v1/locks")
+        return found
+
+    def steal(self, lock: str, why: str) -> str:
+        return str(self._asked("POST", "/v1/locks", {"lock": lock, "why": why})["holder"])
+
     def follow(self, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield the run as it is at every event, until it has ended. A service that restarts meanwhile raises LeptonError."""
         try:

@@ -56,10 +56,17 @@ class ActionModule(ActionBase):
     def _lock(self, operation: str, arguments: dict[str, Any]) -> None:
         """Ask the Lepton service for leases, unless it started this run itself or there is none."""
         address = os.environ.get("LEPTON_SOCKET")
-        if os.environ.get("LEPTON_RUN") or not address:
+        if os.environ.get("LEPTON_RUN"):
+            return
+        required = os.environ.get("LEPTON_LOCKS") == "required"
+        if not address:
+            if required:
+                raise AnsibleActionFail("LEPTON_LOCKS asks for locks, and LEPTON_SOCKET names no service that could give them")
             return
         try:
             # The worker that runs this task ends with it; the playbook it belongs to is what holds the lease.
-            take_leases(address, operation, arguments, pid=os.getppid())
+            taken = take_leases(address, operation, arguments, pid=os.getppid())
         except LeaseRefused as error:
             raise AnsibleActionFail(str(error)) from error
+        if required and not taken:
+            raise AnsibleActionFail("LEPTON_LOCKS asks for locks, and no Lepton service answers at %s" % address)
