@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import Command, typed_arguments
 from lepton_ai.runs import leases
-from lepton_ai.runs.model import Request, Run
+from lepton_ai.runs.model import Request, Result, Run
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.standing import Standing, standing
 
 CONFIRMATION = "confirmation"
 CONFIRM_SECONDS = 60 * 60
+LEPTON = "lepton"  # who ends a plan that can no longer be done
 FREEZE = "freeze"  # what a role must name so that its holders may freeze and unfreeze
 
 
@@ -40,6 +41,11 @@ class Intake:
 
     runs: Runs
     owner: str
+    groups_of: Callable[[str], tuple[str, ...] | None] = lambda _principal: None  # today's groups, None where they are not known
+
+    def __post_init__(self) -> None:
+        self.runs.gate = self.gate
+        self.runs.settle = self.settle
 
     def verdict(self, caller: Caller, operation: Operation, targets: tuple[str, ...] | None, arguments: Mapping[str, Any] | None = None) -> Verdict:
         """Return whether this caller may do this; without targets, whether on any target."""
@@ -61,14 +67,17 @@ class Intake:
             return Verdict(False, f"the operation {run.operation} no longer exists, so only who asked may see this")
         return self.verdict(caller, operation, operation.targets(run.arguments))
 
-    def judge(self, caller: Caller, command: Command) -> tuple[Verdict, ApprovalRule | None, Freeze | None]:
-        """Return all that stands between a caller and a change: the verdict, the approval it needs, the freeze on it."""
+    def judge(self, caller: Caller, command: Command, due: float = 0.0) -> tuple[Verdict, ApprovalRule | None, Freeze | None]:
+        """Return all that stands between a caller and a change: the verdict, the approval it needs, the freeze on it.
+
+        A change that is due later needs what is needed now, or what is needed then.
+        """
         operation, arguments = command.operation, command.arguments
         targets = operation.targets(arguments)
         verdict = self.verdict(caller, operation, targets, arguments)
         if operation.spec.risk == "read":
             return verdict, None, None
-        rule = needed_approval(self.runs.settings.access.approvals, operation.name, targets, arguments, self._now())
+        rule = self._rule(operation, arguments) or (self._rule(operation, arguments, at=due) if due else None)
         return verdict, rule, self.runs.frozen(operation, arguments)
 
     def submit(
@@ -88,16 +97,17 @@ class Intake:
         the caller's own confirmation.
         """
         operation = command.operation
-        verdict, rule, frozen = self.judge(caller, command)
+        due = float((origin or {}).get("due") or 0.0)
+        verdict, rule, frozen = self.judge(caller, command, due)
         if not verdict.allowed:
             self._refuse(caller, command, verdict.rule, origin)
         if frozen is not None and not check:
             self._refuse(caller, command, str(frozen), origin)
         if check and operation.spec.plan == "none" and operation.spec.risk != "read":
             raise LeptonError(f"{operation.name} cannot be planned: its author did not say that its check mode tells the truth")
-        where = dict(origin or {})
+        where = {**(origin or {}), **({"groups": list(caller.groups)} if due else {})}
         if not check and (rule is not None or confirm):
-            where = {**(where if rule is None else self._asked_where(where)), "approval": self._approval(caller, operation, rule)}
+            where = {**(where if rule is None else self._asked_where(where)), "approval": self._approval(caller, operation, rule, confirm=confirm)}
             check = True
         return self.runs.submit(Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=where))
 
@@ -122,53 +132,115 @@ class Intake:
         stands = standing(plan, self.runs.store.decisions(plan.id))
         if stands is Standing.NONE:
             raise LeptonError(f"run {plan.id} is no plan that could be approved")
-        operation = self.runs.catalog.operations.get(plan.operation)
-        if operation is None:
-            raise LeptonError(f"the operation {plan.operation} no longer exists")
-        if stands is Standing.APPROVED and approved and not self.runs.store.has_key(_apply_key(plan)):
-            return self._apply(plan, operation)  # a crash came between the decision and its run
         if stands is not Standing.WAITING:
-            raise LeptonError(f"there is nothing to decide: this plan {'' if stands in (Standing.PLANNING, Standing.NOTHING) else 'is '}{stands}")
+            raise LeptonError(f"there is nothing to decide: this plan {_said(stands)}")
         reason = self.why_not(caller, plan)
         # Whoever asked may always take it back.
         if reason is not None and (approved or caller.principal != plan.principal):
             self.runs.store.record(plan.id, caller.principal, "refused", {"operation": plan.operation, "rule": reason})
             raise RefusedError(caller, "approve this" if approved else "reject this", reason)
-        stands = standing(plan, self.runs.store.decide(plan.id, caller.principal, approved=approved))
-        released = self._apply(plan, operation) if stands is Standing.APPROVED else None
-        if stands is not Standing.WAITING:
-            self.runs.forget_secrets(plan.id)
+        stands = self.runs.store.decide(plan.id, caller.principal, approved=approved)
+        if stands is Standing.EXPIRED or (stands is Standing.APPROVED and not approved) or (stands is Standing.REJECTED and approved):
+            raise LeptonError(f"too late: this plan {_said(stands)}")
+        if stands is Standing.WAITING:
+            self.runs.tell(plan.id)
+            return None
+        return self._tend(plan.id)
+
+    def settle(self, plan: Run, result: Result) -> None:
+        """Say what a plan waits for, now that it is known how many hosts it would change, before anybody can decide on it."""
+        approval = plan.origin["approval"]
+        operation = self.runs.catalog.operations.get(plan.operation)
+        if operation is None or approval["rule"] == CONFIRMATION or not approval["plannable"]:
+            return
+        rule = self._rule(operation, plan.arguments, hosts=len(result.changed_hosts))
+        if rule is not None and rule.name != approval["rule"]:
+            self.runs.store.set_approval(plan.id, {**approval, **_asked_of(rule)})
+        elif rule is None and approval["confirm"]:
+            self.runs.store.set_approval(plan.id, {**approval, **_own(plan.principal)})
+        elif rule is None and self._rule_on_hosts(approval["rule"]):
+            self.runs.store.set_approval(plan.id, {**approval, "count": 0, "approvers": []})
+
+    def tend(self) -> list[Run]:
+        """Go on with every plan that has been decided on, and return the runs that this releases.
+
+        A crash between a decision and what follows from it is mended here, and so is a plan that nobody decided on in time.
+        """
+        released = []
+        for plan in self.runs.store.open_plans():
+            try:
+                run = self._tend(plan.id)
+            except LeptonError:
+                continue  # written down, and shown at the plan
+            if run is not None:
+                released.append(run)
         return released
 
-    def planned(self, plan: Run) -> Run | None:
-        """Return the run of a plan that has turned out to need nobody's approval, None when it waits for one."""
-        approval = plan.origin.get("approval") or {}
-        if approval.get("hosts_over") is None or standing(plan, self.runs.store.decisions(plan.id)) is not Standing.WAITING:
+    def _tend(self, plan_id: str) -> Run | None:
+        """Do what follows from how a plan stands, once, and return the run that it releases."""
+        store = self.runs.store
+        plan = store.run(plan_id)
+        stands = standing(plan, store.decisions(plan.id))
+        if stands in (Standing.WAITING, Standing.PLANNING):
             return None
-        operation = self.runs.catalog.operations[plan.operation]
-        hosts, targets = len(plan.result.get("changed_hosts", ())), operation.targets(plan.arguments)
-        if needed_approval(self.runs.settings.access.approvals, operation.name, targets, plan.arguments, self._now(), hosts) is not None:
-            return None
-        return self._apply(plan, operation)
+        try:
+            return self._apply(plan) if stands is Standing.APPROVED else None
+        finally:
+            self.runs.forget_secrets(plan.id)
+            store.close_plan(plan.id)
+            self.runs.tell(plan.id)
 
-    def _apply(self, plan: Run, operation: Operation) -> Run:
+    def _apply(self, plan: Run) -> Run:
         """Submit what was planned, as whoever asked for it, whose rights may have changed since."""
+        operation = self.runs.catalog.operations.get(plan.operation)
+        try:
+            if operation is None:
+                raise LeptonError(f"the operation {plan.operation} no longer exists")
+            arguments = self.runs.arguments(plan)
+            self._must_still(self._requester(plan), operation, arguments)
+        except LeptonError as error:
+            self.runs.store.record(plan.id, plan.principal, "refused", {"operation": plan.operation, "rule": str(error)})
+            self.runs.store.decide(plan.id, LEPTON, approved=False, always=True)
+            raise
         origin = {name: value for name, value in plan.origin.items() if name != "approval"}
-        requester = Caller(plan.principal, tuple(plan.origin["approval"]["groups"]), plan.origin["approval"]["channel"])
-        arguments = self.runs.arguments(plan)
+        request = Request(operation.name, arguments, plan.principal, key=f"apply:{plan.id}", why=plan.why, origin=origin, approved_plan=plan.id)
+        return self.runs.submit(request)[0]
+
+    def gate(self, run: Run, operation: Operation, arguments: Mapping[str, Any]) -> str | None:
+        """Return why a run must not begin after all: frozen meanwhile, or due now for somebody who may no longer."""
+        frozen = self.runs.frozen(operation, arguments)
+        if frozen is not None:
+            return str(frozen)
+        if run.due:
+            try:
+                self._must_still(self._requester(run), operation, arguments)
+            except RefusedError as error:
+                return str(error)
+        return None
+
+    def _requester(self, run: Run) -> Caller:
+        """Return who asked for a run, with the groups of today where they are known, else those of then."""
+        approval = run.origin.get("approval") or {}
+        today = self.groups_of(run.principal)
+        groups = tuple(approval.get("groups") or run.origin.get("groups") or ()) if today is None else today
+        return Caller(run.principal, groups, approval.get("channel") or run.origin.get("channel"))
+
+    def _must_still(self, requester: Caller, operation: Operation, arguments: Mapping[str, Any]) -> None:
         verdict = self.verdict(requester, operation, operation.targets(arguments), arguments)
         if not verdict.allowed:
             raise RefusedError(requester, f"{operation.name} any more", verdict.rule)
-        request = Request(operation.name, arguments, plan.principal, key=_apply_key(plan), why=plan.why, origin=origin, approved_plan=plan.id)
-        return self.runs.submit(request)[0]
 
-    def _approval(self, caller: Caller, operation: Operation, rule: ApprovalRule | None) -> dict[str, Any]:
-        common = {"groups": list(caller.groups), "channel": caller.channel, "plannable": operation.spec.plan != "none"}
-        if rule is None:
-            own = {"rule": CONFIRMATION, "approvers": [caller.principal], "count": 1, "self": True, "hosts_over": None}
-            return {**common, **own, "expires": time.time() + CONFIRM_SECONDS}
-        asked = {"rule": rule.name, "approvers": rule.approvers, "count": rule.count, "self": rule.self_approval, "hosts_over": rule.hosts_over}
-        return {**common, **asked, "expires": time.time() + rule.expires_minutes * 60}
+    def _rule(self, operation: Operation, arguments: Mapping[str, Any], *, at: float | None = None, hosts: int | None = None) -> ApprovalRule | None:
+        zone = self.runs.settings.zone
+        when = datetime.datetime.now(zone) if at is None else datetime.datetime.fromtimestamp(at, zone)
+        return needed_approval(self.runs.settings.access.approvals, operation.name, operation.targets(arguments), arguments, when, hosts)
+
+    def _rule_on_hosts(self, name: str) -> bool:
+        return any(rule.name == name and rule.hosts_over is not None for rule in self.runs.settings.access.approvals)
+
+    def _approval(self, caller: Caller, operation: Operation, rule: ApprovalRule | None, *, confirm: bool) -> dict[str, Any]:
+        common = {"groups": list(caller.groups), "channel": caller.channel, "plannable": operation.spec.plan == "check", "confirm": confirm}
+        return {**common, **(_own(caller.principal) if rule is None else _asked_of(rule))}
 
     def _asked_where(self, origin: dict[str, Any]) -> dict[str, Any]:
         """Return where a plan that waits is shown: in the channel it was asked in, else in the site's channel for approvals."""
@@ -225,9 +297,15 @@ class Intake:
         )
         raise RefusedError(caller, f"{command.operation.name} {' '.join(targets)}".strip(), rule)
 
-    def _now(self) -> datetime.datetime:
-        return datetime.datetime.now(self.runs.settings.zone)
+
+def _own(principal: str) -> dict[str, Any]:
+    return {"rule": CONFIRMATION, "approvers": [principal], "count": 1, "self": True, "expires": time.time() + CONFIRM_SECONDS}
 
 
-def _apply_key(plan: Run) -> str:
-    return f"apply:{plan.id}"
+def _asked_of(rule: ApprovalRule) -> dict[str, Any]:
+    asked = {"rule": rule.name, "approvers": rule.approvers, "count": rule.count, "self": rule.self_approval}
+    return {**asked, "expires": time.time() + rule.expires_minutes * 60}
+
+
+def _said(stands: Standing) -> str:
+    return stands.value if stands in (Standing.PLANNING, Standing.NOTHING) else f"is {stands}"

@@ -21,7 +21,7 @@ SHAPES = re.compile(
     r"xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,}"
     r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|glpat-[\w-]{20,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
-    r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"
+    r"|(?<![\w-])eyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,2000}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",
     re.DOTALL,
@@ -52,10 +52,17 @@ class Mask:
                 value = self._pattern.sub(MASK, value)
             return self._also(value) if self._also is not None else SHAPES.sub(MASK, value)
         if isinstance(value, Mapping):
-            return {self(key): self(item) for key, item in value.items()}
+            # What reads like a name of a field stays, or a secret that is a common word would take the structure apart.
+            return {key if isinstance(key, str) and key.isidentifier() else self(key): self(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self(item) for item in value]
+        if isinstance(value, int | float) and not isinstance(value, bool) and self.knows(str(value)):
+            return MASK
         return value
+
+    def knows(self, text: str) -> bool:
+        """Return whether a text is a secret."""
+        return text in self._known or (self._also is not None and self._also.knows(text))
 
 
 def _texts(value: Any) -> list[str]:

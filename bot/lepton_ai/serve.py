@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -77,14 +77,15 @@ async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Q
     """Keep the doors open until a signal comes."""
     # The default has six threads on two cores; those who only wait for the database must not make others wait.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DOOR_THREADS, "door"))
-    intake = Intake(runs, owner=os_principal(os.getuid()))
+    groups = Groups()
+    intake = Intake(runs, owner=os_principal(os.getuid()), groups_of=groups.of_principal)
+    runs.listeners.append(_release_settled(intake, queue.start))
     health = {"database": "ok"}
-    runs.listeners.append(_release_planned(intake, queue))
-    workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, health)]
+    workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
     slack = None
     if secrets.slack_bot_token is not None:
         client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
-        messages, groups = LiveMessages(runs, client, settings.slack.update_seconds), Groups()
+        messages = LiveMessages(runs, client, settings.slack.update_seconds)
         runs.listeners.append(messages.changed)
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
         choices = Choices(lambda: runs.look("host.show"))
@@ -145,11 +146,13 @@ async def _socket_mode(app: AsyncApp, app_token: str, health: dict[str, str]) ->
             await handler.close_async()  # type: ignore[no-untyped-call]
 
 
-async def _take_up_orphans(queue: Queue, health: dict[str, str]) -> None:
-    """Go on with what dead processes left, for ever. A database that stumbles ends nothing."""
+async def _take_up_orphans(queue: Queue, intake: Intake, health: dict[str, str]) -> None:
+    """Go on with what dead processes left, what is due and what was decided, for ever. A database that stumbles ends nothing."""
     while True:
         await asyncio.sleep(ORPHAN_SECONDS)
         try:
+            for released in await asyncio.to_thread(intake.tend):
+                await asyncio.to_thread(queue.start, released.id)
             await asyncio.to_thread(queue.take_up_orphans)
             health["database"] = "ok"
         except Exception as error:
@@ -157,14 +160,13 @@ async def _take_up_orphans(queue: Queue, health: dict[str, str]) -> None:
             log.exception("the database does not answer")
 
 
-def _release_planned(intake: Intake, queue: Queue) -> Listener:
-    """Begin what a plan has shown to need nobody's approval."""
+def _release_settled(intake: Intake, start: Callable[[str], None]) -> Listener:
+    """Begin at once what a plan has shown to need nobody's approval."""
 
     def listener(run: Run, _progress: Progress) -> None:
-        if run.state is State.SUCCEEDED and run.origin.get("approval"):
-            released = intake.planned(run)
-            if released is not None:
-                queue.start(released.id)
+        if run.state is State.SUCCEEDED and (run.origin.get("approval") or {}).get("count") == 0:
+            for released in intake.tend():
+                start(released.id)
 
     return listener
 

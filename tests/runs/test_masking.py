@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def test_what_looks_like_a_token_is_masked_and_what_does_not_stays() -> None:
     for text in ("abc", "web-1", "http://127.0.0.1:8020/x", "node/web-1 vcpus=3", "a@b.c"):
         assert mask(text) == text
     assert mask({"k": ["xxxxx", 3, None]}) == {"k": [MASK, 3, None]}
+    assert Mask(["123456", "changed"])({"changed": True, "pin": 123456, "text": "changed"}) == {"changed": True, "pin": MASK, "text": MASK}
+
+
+def test_a_text_made_to_stall_the_mask_does_not() -> None:
+    begun = time.perf_counter()
+    for text in ("-eyJ" * 100_000, "eyJaaaaaaaaaaa." * 50_000, "://a:" * 50_000, "-----BEGIN PRIVATE KEY-----" * 20_000, "xoxb-" * 50_000):
+        Mask()(text)
+    assert time.perf_counter() - begun < 30  # minutes, where a shape looks at everything for every beginning
 
 
 def test_a_run_is_told_of_what_it_was_given_though_it_is_masked(site: Settings, make_runs: Callable[[], Runs]) -> None:

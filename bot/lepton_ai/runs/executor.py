@@ -29,6 +29,8 @@ from lepton_ai.runs.model import RunEvent, State
 from lepton_ai.runs.progress import read_event
 
 log = structlog.get_logger()
+LONGEST_MASKED = 64 * 1024  # characters of one text of an event; far fewer are kept
+MASKED_AT_ONCE = 256 * 1024  # bytes of output: masking holds the interpreter, and others want to be answered
 SECRETS_FILE = "secrets.json"
 SECRET_NAME = re.compile("pass|secret|token|credential|private|api_?key", re.IGNORECASE)
 KEPT_OUTPUT = 64 * 1024 * 1024  # bytes of Ansible's own output that are kept: its end, where it is longer
@@ -217,13 +219,29 @@ def _learn(job: Job, mask: Mask) -> None:
         mask.learn(json.loads(content))
 
 
+def _masked_event(raw: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
+    """Return the parts of an event that are read, masked where foreign text stands in them, and not longer than that is quick."""
+    data = raw.get("event_data") or {}
+    shown = {name: mask(data.get(name, "")) for name in ("play", "task", "name")}
+    kept = {name: data[name] for name in ("host", "ignore_errors") if name in data}
+    return {"event": raw.get("event", ""), "event_data": {**shown, **kept, "res": mask(_trimmed(data.get("res")))}}
+
+
+def _trimmed(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:LONGEST_MASKED]
+    if isinstance(value, Mapping):
+        return {key: _trimmed(item) for key, item in value.items()}
+    return [_trimmed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _guarded(job: Job, on_event: Callable[[RunEvent], None], mask: Mask) -> Callable[[dict[str, Any]], bool]:
     """Return an event handler that never raises: an exception in one would leave the run 'running' for ever."""
 
     def handle(raw: dict[str, Any]) -> bool:
         try:
             _learn(job, mask)
-            event = read_event(mask(raw))
+            event = read_event(_masked_event(raw, mask))
             if event is not None:
                 on_event(event)
         except Exception:
@@ -237,10 +255,10 @@ def _keep_output(job: Job, mask: Mask) -> None:
     try:
         with open(job.private_dir / "artifacts" / "attempt" / "stdout", "rb") as source:
             source.seek(max(0, os.fstat(source.fileno()).st_size - KEPT_OUTPUT))
-            text = mask(source.read().decode("utf-8", "replace"))
-        job.output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(job.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as kept:
-            kept.write(text)
+            job.output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(os.open(job.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as kept:
+                while lines := source.readlines(MASKED_AT_ONCE):
+                    kept.write(mask(b"".join(lines).decode("utf-8", "replace")))
     except FileNotFoundError:
         pass
     except OSError:

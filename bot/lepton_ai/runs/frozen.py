@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.runs.model import FieldChange, Result, Run
+from lepton_ai.runs.progress import MOST
 
-CODE = (".py", ".yml")
+IGNORED = frozenset({".git", "__pycache__", ".lepton", "changelogs", "docs", "tests"})
 
 
-def revision(operation: Operation, collections: Path) -> str:
-    """Return a digest of all that an operation does: its playbook and meta file, the tasks beside it, the collection."""
-    folders = [operation.playbook.parent / "tasks", collections / "ansible_collections" / "lepton" / "cloud" / "plugins"]
-    files = [operation.playbook, operation.playbook.with_suffix(".meta.yml")]
-    files += [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in CODE]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+def revision(operation: Operation, inventory: Path, collections: Path) -> str:
+    """Return a digest of all that may decide what an operation does: the playbooks' folder, the inventory, the collection."""
+    digest = hashlib.sha256(operation.name.encode())
+    for root in (operation.playbook.parent.parent, inventory, collections / "ansible_collections" / "lepton" / "cloud"):
+        for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            name = file.relative_to(root)
+            if file.is_file() and not IGNORED.intersection(name.parts) and file.suffix != ".pyc":
+                digest.update(str(name).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 
@@ -33,16 +35,17 @@ def difference(plan: Run, planned: Result, arguments: Mapping[str, Any], now_rev
     if dict(plan.arguments) != dict(arguments):
         return "the arguments are not those of the plan"
     before, after = _shown(planned), _shown(now)
-    gone = [before[key] for key in before if after.get(key) != before[key]]
-    new = [after[key] for key in after if before.get(key) != after[key]]
+    if max(len(planned.changes), len(now.changes)) >= MOST:
+        return "it changes more than can be compared"
+    gone, new = sorted((before - after).elements()), sorted((after - before).elements())
     parts = ([f"no longer {', '.join(gone)}"] if gone else []) + ([f"but now {', '.join(new)}"] if new else [])
     if not parts and sorted(planned.changed_hosts) != sorted(now.changed_hosts):
         parts = [f"it would change {', '.join(now.changed_hosts) or 'no host'}, and not {', '.join(planned.changed_hosts) or 'none'}"]
     return " ".join(parts)
 
 
-def _shown(result: Result) -> dict[tuple[str, str], str]:
-    return {(change.host, change.field): _text(change) for change in result.changes}
+def _shown(result: Result) -> Counter[str]:
+    return Counter(map(_text, result.changes))
 
 
 def _text(change: FieldChange) -> str:

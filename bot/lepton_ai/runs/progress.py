@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
@@ -119,6 +119,9 @@ def field_changes(event: RunEvent) -> list[FieldChange]:
             for item in own
             if isinstance(item, Mapping)
         ]
+    loop = event.result.get("results")
+    if isinstance(loop, list):
+        return [change for item in loop if isinstance(item, Mapping) and item.get("changed") for change in field_changes(replace(event, result=item))]
     raw = event.result.get("diff")
     found = [change for diff in (raw if isinstance(raw, list) else [raw]) if isinstance(diff, Mapping) for change in _differences(event, diff)]
     return found or ([FieldChange(event.host, event.task, None, "changed")] if event.task else [])

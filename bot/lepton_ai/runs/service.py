@@ -41,6 +41,10 @@ WAIT_SECONDS = 1.0  # between looks at leases that another process holds; those 
 LOOK_SECONDS = 1.0  # between looks at cancels that another process took
 RENEW_LOOKS = round(leases.RENEW_SECONDS / LOOK_SECONDS)
 FRESH_SECONDS = 5.0
+# Returns why a run must not begin after all, None when it may.
+Gate = Callable[[Run, Operation, Mapping[str, Any]], str | None]
+# Takes note of what a plan would change, before anybody can decide on it.
+Settle = Callable[[Run, Result], None]
 Listener = Callable[[Run, Progress], None]
 
 
@@ -61,6 +65,8 @@ class Runs:
         self._claims: set[str] = set()
         self._held: dict[str, str] = {}  # the claim under which each run is executed
         self._renewed = time.monotonic()
+        self.gate: Gate = self._frozen_gate
+        self.settle: Settle = lambda _plan, _result: None
 
     # -- asking --------------------------------------------------------------------------------------------------
 
@@ -117,9 +123,12 @@ class Runs:
         run that `stop()` cut short; the next start takes it up.
         """
         claim = leases.process_holder(f"{run_id}/{uuid.uuid4().hex[:8]}")
+        run = self.store.run(run_id)
+        if run.due > time.time() and not self.store.cancel_asked([run_id]):
+            return run  # its time will come
         with self._released:
             if self._stopping:
-                return self.store.run(run_id)
+                return run
             self._claims.add(claim.owner)
         try:
             if self._claimed(run_id, claim):
@@ -171,10 +180,12 @@ class Runs:
             state, error = State.FAILED, f"Lepton itself failed: {type(problem).__name__}: {problem}"
         if run.id in self._cut_short and state is State.CANCELED:
             return
+        if run.check and state is State.SUCCEEDED and run.origin.get("approval"):
+            self.settle(run, progress.result)
         self._finish(run.id, state, progress.result, error, claim.owner)
-        if standing(self.store.run(run.id), ()) is not Standing.WAITING:
+        if standing(self.store.run(run.id), ()) not in (Standing.WAITING, Standing.APPROVED):
             self.forget_secrets(run.id)
-        self._tell(run.id)
+        self.tell(run.id)
 
     def _finish(self, run_id: str, state: State, result: Result, error: str, claim: str) -> None:
         """Write the end; a database that stumbles is asked again before the run is left to the next start."""
@@ -192,6 +203,7 @@ class Runs:
         if operation is None:
             return State.FAILED, f"the operation {run.operation} no longer exists"
         arguments = self.arguments(run)
+        self.store.set_revision(run.id, self._revision(operation))
         if run.check and operation.spec.risk != "read" and operation.spec.plan != "check":
             what = ", ".join(operation.targets(arguments)) or operation.name
             progress.result.warnings.append(f"what it would change cannot be shown beforehand; it is about {what}")
@@ -199,18 +211,17 @@ class Runs:
         if self._end_open_attempts(run.id) and operation.spec.rerun != "safe" and not run.check:
             return State.INTERRUPTED, "Lepton was stopped in the middle of this run, and its operation is not marked safe to run again: look at what was done"
         locks = [] if run.check else [*operation.locks(arguments), f"run/{run.id}"]
-        if not run.check and (frozen := self.frozen(operation, arguments)) is not None:
-            return State.FAILED, str(frozen)
         if not leases.acquire(self.store, claim, locks, wait=lambda owners: self._wait(run.id, self._queue_text(owners), cancel)):
             return State.CANCELED, "canceled before it began"
         while not self._slots.acquire(blocking=False):
             if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel, others=False):
                 return State.CANCELED, "canceled before it began"
         try:
-            current = revision(operation, collections_path())
-            self.store.set_revision(run.id, current)
-            if run.approved_plan and (outcome := self._compare(run, operation, arguments, claim.owner, cancel, progress, current)) is not None:
+            if run.approved_plan and (outcome := self._compare(run, operation, arguments, claim.owner, cancel, progress)) is not None:
                 return outcome
+            # Asked at the last moment: what has waited for its lock, its time or its approval may be stopped meanwhile.
+            if not run.check and (reason := self.gate(run, operation, arguments)) is not None:
+                return State.FAILED, reason
             progress.tasks = operation.tasks
             state, error = self._run(run, operation, arguments, claim.owner, cancel, progress, check=run.check)
             if state in (State.CANCELED, State.TIMED_OUT) and not run.check and run.id not in self._cut_short and self.store.was_attempted(run.id):
@@ -222,7 +233,7 @@ class Runs:
                 self._released.notify_all()
 
     def _compare(
-        self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, cancel: Cancel, progress: Progress, current: str
+        self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, cancel: Cancel, progress: Progress
     ) -> tuple[State, str] | None:
         """Plan again what was approved, under the run's locks, and return why it must not be done, None when it may."""
         plan, again = self.store.run(run.approved_plan), Progress()
@@ -231,7 +242,7 @@ class Runs:
             state, error = self._run(run, operation, arguments, owner, cancel, again, check=True)
             if state is not State.SUCCEEDED:
                 return state, error
-        changed = difference(plan, result_of(plan), run.arguments, current, again.result)
+        changed = difference(plan, result_of(plan), run.arguments, self._revision(operation), again.result)
         return (State.FAILED, f"nothing was done, since this is not what was approved: {changed}. Ask again for a new plan") if changed else None
 
     def _seen_afterwards(self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, progress: Progress) -> str:
@@ -241,13 +252,20 @@ class Runs:
         if operation.spec.plan != "check":
             return "what it had done cannot be seen by itself: look at it"
         progress.play, progress.task = "", "looking at what was done"
-        self._tell(run.id)
+        self.tell(run.id)
         seen = Progress()
         state, trouble = self._run(run, operation, arguments, owner, Cancel(), seen, check=True)
         if state is not State.SUCCEEDED:
             return f"what it had done could not be seen ({trouble}): look at it"
         left = [f"{change.host} {change.field} {json.dumps(change.before)} to {json.dumps(change.after)}" for change in seen.result.changes]
         return f"seen afterwards, not done: {', '.join(left)}" if left else "seen afterwards, all of it had been done"
+
+    def _revision(self, operation: Operation) -> str:
+        return revision(operation, self.settings.inventory, collections_path())
+
+    def _frozen_gate(self, _run: Run, operation: Operation, arguments: Mapping[str, Any]) -> str | None:
+        frozen = self.frozen(operation, arguments)
+        return None if frozen is None else str(frozen)
 
     def frozen(self, operation: Operation, arguments: Mapping[str, Any]) -> Freeze | None:
         """Return the freeze that stops a change by these arguments, None when there is none. Reads are never stopped."""
@@ -273,12 +291,12 @@ class Runs:
         if not self.store.set_running(run.id, shown, owner):
             return self.store.run(run.id).state, ""
         self.store.add_attempt(token, run.id, owner, processes.boot_id())
-        self._tell(run.id)
+        self.tell(run.id)
         job = self._job(operation, arguments, run_id=run.id, token=token, check=check)
 
         def on_event(event: RunEvent) -> None:
             progress.add(event)
-            self._tell(run.id)
+            self.tell(run.id)
 
         state, error = execute(job, on_event, cancel)
         with suppress(sa.exc.OperationalError):  # it stays open, which costs a look at the next recovery
@@ -424,7 +442,7 @@ class Runs:
         progress = self.progress(run_id)
         if progress.task != why:
             progress.task = why
-            self._tell(run_id)
+            self.tell(run_id)
         with self._released:
             if not cancel.is_set():
                 self._released.wait(WAIT_SECONDS)
@@ -433,7 +451,8 @@ class Runs:
                 self.clear_dead_leases()
         return not cancel.is_set()
 
-    def _tell(self, run_id: str) -> None:
+    def tell(self, run_id: str) -> None:
+        """Tell all listeners how a run stands."""
         if not self.listeners:
             return
         try:

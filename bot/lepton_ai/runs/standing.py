@@ -29,10 +29,10 @@ def standing(plan: Run, decisions: Sequence[Decision], now: float | None = None)
         return Standing.NONE
     if any(not decision.approved for decision in decisions):
         return Standing.REJECTED
-    if sum(decision.approved for decision in decisions) >= approval["count"]:
-        return Standing.APPROVED
     if plan.state is not State.SUCCEEDED:
         return Standing.PLANNING if not plan.state.final else Standing.NONE
     if approval["plannable"] and not plan.result.get("changed_hosts"):
         return Standing.NOTHING
+    if sum(decision.approved for decision in decisions) >= approval["count"]:
+        return Standing.APPROVED
     return Standing.EXPIRED if (time.time() if now is None else now) > approval["expires"] else Standing.WAITING

@@ -18,6 +18,7 @@ from lepton_ai.masking import service_mask
 from lepton_ai.runs import audit
 from lepton_ai.runs.model import Decision, Request, Result, Run, State
 from lepton_ai.runs.progress import bounded
+from lepton_ai.runs.standing import Standing, standing
 from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, RUNS, metadata
 
 SERIALIZER_LOCK = 0x1E9704  # any number that only we use: PostgreSQL's advisory lock of the whole store
@@ -94,6 +95,7 @@ class Store:
                     message={},
                     delivered=not request.origin,
                     approved_plan=request.approved_plan,
+                    closed=not request.origin.get("approval"),
                 )
             )
             asked = {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why}
@@ -192,25 +194,43 @@ class Store:
 
     # -- decisions -----------------------------------------------------------------------------------------------
 
-    def decide(self, plan_id: str, principal: str, *, approved: bool) -> list[Decision]:
-        """Write one person's decision on a plan, the first one counts, and return all decisions in order of time."""
+    def decide(self, plan_id: str, principal: str, *, approved: bool, always: bool = False) -> Standing:
+        """Write one person's decision on a plan and return how it then stands, all in one transaction.
+
+        Only what waits can be decided, so of two who press at once one comes too late; then nothing is written. A no takes
+        the place of one's own earlier yes. With `always` it is Lepton itself that ends a plan whatever it waits for.
+        """
         with self.transaction() as connection:
-            mine = sa.select(DECISIONS.c.plan).where(DECISIONS.c.plan == plan_id, DECISIONS.c.principal == principal)
-            rejected = sa.select(DECISIONS.c.plan).where(DECISIONS.c.plan == plan_id, ~DECISIONS.c.approved)
-            if connection.execute(mine).first() is None and connection.execute(rejected).first() is None:
+            plan = _run(connection.execute(sa.select(RUNS).where(RUNS.c.id == plan_id)).one())
+            decisions = _decisions(connection, plan_id)
+            mine = [decision for decision in decisions if decision.principal == principal]
+            if (always or standing(plan, decisions) is Standing.WAITING) and not any(decision.approved == approved for decision in mine):
+                connection.execute(DECISIONS.delete().where(DECISIONS.c.plan == plan_id, DECISIONS.c.principal == principal))
                 connection.execute(DECISIONS.insert().values(plan=plan_id, principal=principal, approved=approved, at=time.time()))
                 audit.append(connection, plan_id, principal, "approved" if approved else "rejected", {})
-            return _decisions(connection, plan_id)
+            return standing(plan, _decisions(connection, plan_id))
+
+    def set_approval(self, plan_id: str, approval: Mapping[str, Any]) -> None:
+        """Write what a plan waits for, once it is known what it would change."""
+        with self.transaction() as connection:
+            origin = dict(connection.execute(sa.select(RUNS.c.origin).where(RUNS.c.id == plan_id)).scalar_one())
+            connection.execute(RUNS.update().where(RUNS.c.id == plan_id).values(origin={**origin, "approval": dict(approval)}))
+            audit.append(connection, plan_id, "", "approval", dict(approval))
+
+    def open_plans(self) -> list[Run]:
+        """Return the plans that asked for approval and have not been closed, oldest first."""
+        query = sa.select(RUNS).where(RUNS.c.check_mode, ~RUNS.c.closed, RUNS.c.finished.is_not(None)).order_by(RUNS.c.created)
+        with self.engine.connect() as connection:
+            return [run for run in map(_run, connection.execute(query)) if run.origin.get("approval")]
+
+    def close_plan(self, plan_id: str) -> None:
+        """Note that nothing more will come of a plan."""
+        with self.transaction() as connection:
+            connection.execute(RUNS.update().where(RUNS.c.id == plan_id).values(closed=True))
 
     def decisions(self, plan_id: str) -> list[Decision]:
         with self.engine.connect() as connection:
             return _decisions(connection, plan_id)
-
-    def plans_for_approval(self, limit: int = 50) -> list[Run]:
-        """Return the newest plans that have succeeded and asked for approval, decided on or not."""
-        query = sa.select(RUNS).where(RUNS.c.check_mode, RUNS.c.state == State.SUCCEEDED.value).order_by(RUNS.c.created.desc()).limit(limit)
-        with self.engine.connect() as connection:
-            return [run for run in map(_run, connection.execute(query)) if run.origin.get("approval")]
 
     # -- freezes -------------------------------------------------------------------------------------------------
 

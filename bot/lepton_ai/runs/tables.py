@@ -30,6 +30,7 @@ RUNS = sa.Table(
     sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("revision", sa.String, nullable=False, server_default=""),
     sa.Column("approved_plan", sa.String, nullable=False, server_default=""),
+    sa.Column("closed", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 ATTEMPTS = sa.Table(
     "lepton_attempts",

@@ -44,6 +44,7 @@ def build_app(door: Door, *, client: AsyncWebClient, signing_secret: str | None,
         (START, door.on_shortcut),
     ):
         app.action(action)(listener)
+    app.error(door.on_error)
     return app
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -30,7 +31,7 @@ from lepton_ai.slack.choices import Choices
 from lepton_ai.slack.forms import CHOOSE, field_errors, form, options, picker, read_form
 from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.home import home
-from lepton_ai.slack.limits import SECTION_LIMIT, shortened
+from lepton_ai.slack.limits import SECTION_LIMIT, SELECT_OPTIONS, shortened
 from lepton_ai.slack.messages import LiveMessages
 from lepton_ai.slack.views import escape, fill_in
 
@@ -38,6 +39,7 @@ log = structlog.get_logger()
 Ack = Callable[..., Awaitable[None]]
 Body = dict[str, Any]
 MENTION = re.compile(r"^\s*<@[A-Z0-9]+(\|[^>]*)?>")
+LINK = re.compile(r"<((?:https?|mailto):[^|>]+)(?:\|([^>]*))?>")  # what Slack makes of names with dots in a mention
 TAKEN = "lepton_taken"
 ZONE_SECONDS = 1.0  # for Slack to say in which time zone somebody is
 
@@ -75,7 +77,8 @@ class Door:
             return
         await ack()
         if isinstance(taken, typed.Asked):
-            await self._open(body, form(taken.operation, taken.values, where, check=taken.check))
+            later = {"due": taken.due} if taken.due else {}
+            await self._open(body, form(taken.operation, taken.values, {**where, **later}, check=taken.check))
         else:
             await self._begin(taken)
 
@@ -100,7 +103,7 @@ class Door:
             content: dict[str, Any] = {"text": shortened(taken.text, SECTION_LIMIT)}
         else:
             # There is no trigger for a form in a mention; a button has one.
-            content = {"text": "Some arguments are missing.", "blocks": fill_in(taken.operation.name, taken.values, check=taken.check)}
+            content = {"text": "Some arguments are missing.", "blocks": fill_in(taken.operation.name, taken.values, check=taken.check, due=taken.due)}
         if isinstance(taken, typed.Told) and taken.for_all:
             await self._client.chat_postMessage(**where, **content)
         else:
@@ -112,7 +115,7 @@ class Door:
         caller = self._caller(team, user, origin["channel"])
         where = {"door": "slack", "team": team, **origin}
         try:
-            words = split_words(html.unescape(text))
+            words = split_words(html.unescape(LINK.sub(lambda found: found[2] or found[1], text)))
             zone = await self._zone(user) if words and words[0] in typed.ZONED else None
             return await asyncio.to_thread(typed.read, self._intake, caller, words, self._command, key=f"slack:{team}:{key}", origin=where, zone=zone)
         except LeptonError as error:
@@ -151,7 +154,7 @@ class Door:
         operation = self._intake.runs.catalog.operations.get(wanted["operation"])
         container = body.get("container") or {}
         thread = (body.get("message") or {}).get("thread_ts") or container.get("thread_ts")
-        where = {"channel": body["channel"]["id"], **({"thread_ts": thread} if thread else {})}
+        where = {"channel": body["channel"]["id"], **({"thread_ts": thread} if thread else {}), **({"due": wanted["due"]} if wanted["due"] else {})}
         if operation is not None:
             await self._open(body, form(operation, wanted["values"], where, check=wanted["check"]))
 
@@ -164,8 +167,11 @@ class Door:
         caller = self._caller(_team(body), user, metadata.get("channel", user))
         needle = (payload.get("value") or "").lower()
         names = [name for name in await self._choices.names(kind) if needle in name.lower()]
-        offered = [name for name in names if operation is not None and self._reaches(caller, operation, payload["block_id"], name)]
+        offered = [] if operation is None else await asyncio.to_thread(self._offered, caller, operation, payload["block_id"], names)
         await ack(options=options(offered))
+
+    def _offered(self, caller: Caller, operation: Operation, option: str, names: list[str]) -> list[str]:
+        return list(islice((name for name in names if self._reaches(caller, operation, option, name)), SELECT_OPTIONS))
 
     def _reaches(self, caller: Caller, operation: Operation, option: str, name: str) -> bool:
         targets = operation.targets({**dict.fromkeys(operation.spec.options), option: name})
@@ -182,7 +188,8 @@ class Door:
             await self._messages.whisper(channel, user, f":x: the operation {escape(metadata['operation'])} no longer exists")
             return
         given, check, why = read_form(operation, view["state"]["values"])
-        origin = {"door": "slack", "team": team, "channel": channel, **({"thread_ts": metadata["thread_ts"]} if metadata.get("thread_ts") else {})}
+        kept = {name: metadata[name] for name in ("thread_ts", "due") if metadata.get(name)}
+        origin = {"door": "slack", "team": team, "channel": channel, **kept}
         try:
             run, _new = await asyncio.to_thread(
                 self._intake.submit_values, self._caller(team, user, channel), operation, given,
@@ -263,7 +270,9 @@ class Door:
         except LeptonError:
             return False  # said by what comes next
         except SlackApiError as error:
-            return bool(error.response.get("error") == "user_not_found")
+            if error.response.get("error") == "user_not_found":
+                return True
+            raise
 
     async def _answering(self, body: Body, act: Callable[[Caller, str], Run | None], run_id: str) -> None:
         """Do what a button says, tell only its presser when that is not possible, and show both runs as they now are."""
@@ -272,6 +281,7 @@ class Door:
             run, released = await asyncio.to_thread(self._act, _team(body), caller, act, run_id)
         except LeptonError as error:
             await self._whisper(body, f":x: {escape(error)}")
+            await asyncio.to_thread(self._intake.runs.tell, run_id)  # the message may still offer what is over
             return
         if run.state.final:
             self._messages.show(run)
@@ -285,6 +295,14 @@ class Door:
         if run.origin.get("team") not in (None, "", team):
             raise LeptonError("this belongs to another workspace")
         return self._intake.runs.store.run(run_id), act(caller, run_id)
+
+    async def on_error(self, error: Exception, body: Body) -> None:
+        """What no listener foresaw, after it had acknowledged: written down, and said to whoever pressed or typed."""
+        log.error("a listener failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        user = body.get("user_id") or (body.get("user") or {}).get("id") or (body.get("event") or {}).get("user")
+        channel = body.get("channel_id") or (body.get("channel") or {}).get("id") or (body.get("event") or {}).get("channel")
+        if user:
+            await self._messages.whisper(channel or user, user, f":x: this did not work: {escape(type(error).__name__)}. Please try again")
 
     async def _whisper(self, body: Body, text: str) -> None:
         user = body["user"]["id"]
@@ -308,9 +326,7 @@ class Door:
     def _home(self, caller: Caller) -> dict[str, Any]:
         store, intake = self._intake.runs.store, self._intake
         seen = [run for run in store.runs(60) if intake.may_see(caller, run).allowed]
-        waiting = [
-            plan for plan in store.plans_for_approval() if standing(plan, store.decisions(plan.id)) is Standing.WAITING and intake.why_not(caller, plan) is None
-        ]
+        waiting = [plan for plan in store.open_plans() if standing(plan, store.decisions(plan.id)) is Standing.WAITING and intake.why_not(caller, plan) is None]
         looks = "host.show" in typed.allowed(intake, caller).operations
         return home(
             label=intake.runs.settings.label,
@@ -344,8 +360,10 @@ class Door:
 
 
 def _team(body: Body) -> str:
-    """Return the workspace's id, an organisation's where it is installed for one."""
-    team = body.get("team_id") or (body.get("team") or {}).get("id") or (body.get("enterprise") or {}).get("id") or body.get("enterprise_id")
+    """Return the workspace of whoever asks, which in a shared channel may be another company's; an organisation's where it is installed for one."""
+    event, user = body.get("event") or {}, body.get("user")
+    own = event.get("user_team") or event.get("source_team") or (user.get("team_id") if isinstance(user, dict) else None)
+    team = own or body.get("team_id") or (body.get("team") or {}).get("id") or (body.get("enterprise") or {}).get("id") or body.get("enterprise_id")
     if not team:
         raise LeptonError("Slack did not say which workspace this comes from")
     return str(team)

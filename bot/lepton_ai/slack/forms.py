@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ View = dict[str, Any]
 Block = dict[str, Any]
 
 
-def form(operation: Operation, values: Mapping[str, Any], where: Mapping[str, str], *, check: bool = False) -> View:
+def form(operation: Operation, values: Mapping[str, Any], where: Mapping[str, Any], *, check: bool = False) -> View:
     """Return the view that asks for an operation's arguments. `where` is what the answer needs: channel, thread."""
     spec = operation.spec
     blocks: list[Block] = [_text(f"*{spec.summary}*" + ("\n" + " ".join(spec.description) if spec.description else ""))]
@@ -91,7 +92,7 @@ def options(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _field(operation: Operation, name: str, option: Mapping[str, Any], value: Any) -> Block:
     kind = operation.spec.kinds.get(name)
-    initial = option.get("default") if value is None else value
+    initial = option.get("default") if value is None or not _fits(option, value) else value
     description = option.get("description", "")
     hint = " ".join(description) if isinstance(description, list) else str(description)
     if option.get("no_log"):
@@ -117,6 +118,13 @@ def _field(operation: Operation, name: str, option: Mapping[str, Any], value: An
         element |= {"type": "plain_text_input", "multiline": many, **({"initial_value": text} if text else {})}
         hint += " One on each line." if many else ""
     return _input(name, name, element, optional=not option.get("required"), hint=hint)
+
+
+def _fits(option: Mapping[str, Any], value: Any) -> bool:
+    """Return whether what was typed can stand in its field from the beginning; Slack refuses a whole form over one that cannot."""
+    if option.get("type") in ("int", "float"):
+        return re.fullmatch(r"-?\d{1,15}(\.\d{1,9})?" if option["type"] == "float" else r"-?\d{1,15}", str(value)) is not None
+    return 0 < len(str(value)) <= OPTION_TEXT_LIMIT
 
 
 def _mode(check: bool) -> Block:

@@ -18,9 +18,16 @@ class Groups:
 
     def __init__(self) -> None:
         self._by_user: dict[str, tuple[str, ...]] = {}
+        self._known = False
 
     def of(self, user: str) -> tuple[str, ...]:
         return self._by_user.get(user, ())
+
+    def of_principal(self, principal: str) -> tuple[str, ...] | None:
+        """Return the groups of a Slack principal as grants name them, None where they are not known yet or not Slack's."""
+        kind, _, name = principal.partition(":")
+        team, _, user = name.partition("/")
+        return tuple(f"slack-group:{team}/{group}" for group in self.of(user)) if kind == "slack" and self._known else None
 
     async def refresh(self, client: AsyncWebClient) -> None:
         """Read all groups with their members once."""
@@ -31,6 +38,7 @@ class Groups:
             for user in group.get("users", []):
                 found[user] = (*found.get(user, ()), group["id"])
         self._by_user = found
+        self._known = True
 
     async def work(self, client: AsyncWebClient) -> None:
         """Keep the groups fresh for ever; while Slack does not answer, what was known last stays."""

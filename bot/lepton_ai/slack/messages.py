@@ -70,7 +70,7 @@ class LiveMessages:
             pending.run, pending.progress = run, progress
         if run.state.final:
             self._running.pop(run.id, None)
-        elif pending is None or not pending.run.state.final:
+        elif run.due <= time.time() and (pending is None or not pending.run.state.final):
             self._running[run.id] = (run, progress)
         self._wake.set()
 
@@ -236,12 +236,26 @@ class LiveMessages:
 
     async def _respond(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
         if not run.origin.get("response_url"):
-            raise UndeliverableError("Slack does not take it, and there is no other address")
+            await self._direct(run, text, blocks)
+            return
         answer = await AsyncWebhookClient(run.origin["response_url"]).send(text=text, blocks=blocks, response_type="ephemeral", replace_original=False)
         if answer.status_code == 429 or answer.status_code >= 500:
             raise ConnectionError(f"the answer address said {answer.status_code}")
         if answer.status_code != 200:
-            raise UndeliverableError(f"the answer address said {answer.status_code} {answer.body}")
+            await self._direct(run, text, blocks)
+
+    async def _direct(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
+        """Tell whoever asked in a direct message: the last resort."""
+        kind, _, name = run.principal.partition(":")
+        if kind != "slack":
+            raise UndeliverableError("Slack does not take it, and there is no other address")
+        try:
+            posted = await self._client.chat_postMessage(channel=name.partition("/")[2], text=text, blocks=blocks)
+        except SlackApiError as error:
+            if _passes(error):
+                raise
+            raise UndeliverableError(f"Slack does not take it: {error.response.get('error')}") from error
+        await asyncio.to_thread(self._runs.store.set_message, run.id, {"channel": posted["channel"], "ts": posted["ts"]})
 
 
 def _passes(error: SlackApiError) -> bool:

@@ -202,6 +202,8 @@ def inventory_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]
 def _approval_blocks(plan: Run, stands: Standing, decisions: Sequence[Decision]) -> list[Block]:
     """Return how a plan stands: what it is about, who may approve it and until when, who has decided what."""
     approval = plan.origin["approval"]
+    if approval["count"] == 0:
+        return [section(f"so few hosts need nobody's approval (rule {escape(approval['rule'])})")] if stands is Standing.APPROVED else []
     said = [f"{'approved' if decision.approved else 'rejected'} by {_who(decision.principal)} {_moment(decision.at)}" for decision in decisions]
     if stands is not Standing.WAITING:
         return [section(" · ".join([f"*{stands}*", *said]))] if stands is not Standing.PLANNING else []
@@ -240,11 +242,11 @@ def _buttons(run: Run, stands: Standing) -> list[Block]:
     return [{"type": "actions", "block_id": f"run-{run.id}", "elements": elements}]
 
 
-def fill_in(operation: str, values: Mapping[str, Any], *, check: bool) -> list[Block]:
+def fill_in(operation: str, values: Mapping[str, Any], *, check: bool, due: float) -> list[Block]:
     """Return a button that opens an operation's form with these values."""
-    value = json.dumps({"operation": operation, "values": dict(values), "check": check})
+    value = json.dumps({"operation": operation, "values": dict(values), "check": check, "due": due})
     if len(value) > BUTTON_VALUE_LIMIT:
-        value = json.dumps({"operation": operation, "values": {}, "check": check})
+        value = json.dumps({"operation": operation, "values": {}, "check": check, "due": due})
     name = operation.replace(".", " ")
     return [section(f"*{escape(name)}* needs more than that."), {"type": "actions", "elements": [button("Fill in", FILL_IN, value, "primary")]}]
 

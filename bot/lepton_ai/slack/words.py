@@ -40,6 +40,7 @@ class Asked:
     operation: Operation
     values: dict[str, Any] = field(default_factory=dict)
     check: bool = False
+    due: float = 0.0
 
 
 def read(
@@ -89,7 +90,7 @@ def _operate(intake: Intake, caller: Caller, words: Sequence[str], plan: bool, *
         operation = intake.runs.catalog.find(words[0], words[1])
         # A form shows nothing that is not shown anyway, but is only for those who could submit it.
         if missing_arguments(operation, words[2:]) and intake.may(caller, operation):
-            return Asked(operation, dict(read_arguments(operation, words[2:])), plan)
+            return Asked(operation, dict(read_arguments(operation, words[2:])), plan, float(origin.get("due") or 0.0))
     command = parse_command(intake.runs.catalog, words)
     # What destroys is planned first, and its message asks for the confirmation.
     confirm = command.operation.spec.risk == "destroy" and not plan

@@ -153,6 +153,8 @@ class _Api:
     async def cancel(self, request: Request) -> Response:
         run = self._readable(request, await asyncio.to_thread(self._runs.store.run, request.path_params["run"]))
         asked = await asyncio.to_thread(self._runs.cancel, run.id, self._caller(request).principal)
+        if asked and run.due:
+            await asyncio.to_thread(self._start, run.id)  # so that it ends now, and not when its time comes
         return JSONResponse({"canceled": asked})
 
     async def decide(self, request: Request) -> Response:

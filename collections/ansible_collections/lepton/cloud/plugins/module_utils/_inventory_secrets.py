@@ -35,6 +35,8 @@ def secret_values(value: Any, named: bool = False) -> Iterator[str]:
             yield from secret_values(item, named)
     elif isinstance(value, str) and (named or is_vaulted(value)):
         yield str(value)
+    elif named and isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield str(value)
 
 
 def is_vaulted(value: str) -> bool:
