@@ -145,10 +145,19 @@ def test_one_channel_that_refuses_holds_up_no_other(make_runs: Callable[[], Runs
         written(store, key, channel)
         store.finish(key, State.SUCCEEDED, Result())
     slack = FakeSlack()
-    slack.refuse = lambda _method, channel: (200, "restricted_action_read_only_channel") if channel == "CBAD" else None
+    slack.refuse = lambda _method, channel: (200, "restricted_action_read_only_channel") if channel in ("CBAD", "U1") else None
     deliver(make_runs, slack, lambda: not store.undelivered())
     assert slack.posted == ["CGOOD"]
     assert [entry["run"] for entry in store.audit() if entry["what"] == "undeliverable"] == ["bad"]
+
+
+def test_what_no_channel_takes_comes_as_a_direct_message(make_runs: Callable[[], Runs], store: Store) -> None:
+    written(store, "a", "CBAD")
+    store.finish("a", State.SUCCEEDED, Result())
+    slack = FakeSlack()
+    slack.refuse = lambda _method, channel: (200, "not_in_channel") if channel == "CBAD" else None
+    deliver(make_runs, slack, lambda: not store.undelivered())
+    assert slack.posted == ["U1"]
 
 
 def test_a_pause_that_slack_asks_for_is_kept_and_the_end_arrives(make_runs: Callable[[], Runs], store: Store) -> None:
