@@ -33,6 +33,7 @@ from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.messages import LiveMessages
 from lepton_ai.web.api import PeerProtocol, os_principal, socket_app
 from lepton_ai.web.app import web_app
+from lepton_ai.web.pages import Links, run_route
 
 log = structlog.get_logger()
 RECONNECT_SECONDS = 5.0
@@ -83,9 +84,10 @@ async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Q
     health = {"database": "ok"}
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
     slack = None
+    links = Links(settings.state_dir, settings.public_url)
     if secrets.slack_bot_token is not None:
         client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
-        messages = LiveMessages(runs, client, settings.slack.update_seconds)
+        messages = LiveMessages(runs, client, settings.slack.update_seconds, links.to if settings.public_url else None)
         runs.listeners.append(messages.changed)
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
         choices = Choices(lambda: runs.look("host.show"))
@@ -95,7 +97,7 @@ async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Q
         workers += [messages.work(), groups.work(client), choices.work()]
         if settings.slack.mode == "socket" and secrets.slack_app_token is not None:
             workers.append(_socket_mode(slack, secrets.slack_app_token.get_secret_value(), health))
-    web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None)
+    web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, [run_route(runs.store, links)])
     settings.socket.unlink(missing_ok=True)
     common: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": CLOSE_SECONDS}
     local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, **common))

@@ -47,6 +47,7 @@ class Settings(BaseModel):
     database_url: str | None = None
     host: str = "127.0.0.1"
     port: int = 8010
+    public_url: str = ""  # where people's browsers reach it, for links to run pages; none without it
     max_runs: int = Field(default=8, ge=1)
     environment: list[str] = Field(default_factory=list)
     label: str = Field(default="", max_length=40)  # shown in every message: stage, prod

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -270,3 +272,22 @@ def test_why_a_run_failed_stands_whole_in_its_thread(workspace_stand: Stand, ada
     content = httpx.get(file["url_private"]).text
     assert file["name"] == "ansible.txt"
     assert "PLAY RECAP" in content
+
+
+def test_a_picture_shows_what_hosts_have_left(ada: Person) -> None:
+    ada.say("/lepton host show")
+    done = ada.wait(lambda text: "MEMORY FREE" in text)
+    (file,) = eventually(lambda: [message["files"][0] for message in ada.answers() if message.get("thread_ts") == done["ts"] and message.get("files")])
+    assert file["name"] == "capacity.png"
+    assert re.fullmatch(r"here: \d+% of memory and \d+% of vCPUs given", file["alt_txt"])
+    assert httpx.get(file["url_private"]).content.startswith(b"\x89PNG")
+
+
+def test_the_message_leads_to_the_runs_page(ada: Person, prod: str) -> None:
+    ada.say(f"/lepton node show {prod}")
+    done = ada.wait(lambda text: "*done*" in text)
+    found = re.search(r"<(http[^|>]*)\|", str(done["blocks"]))
+    assert found is not None
+    page = httpx.get(html.unescape(found[1]))
+    assert page.status_code == 200
+    assert "Find the one host that has it" in page.text

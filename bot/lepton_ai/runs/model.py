@@ -87,6 +87,7 @@ class Result:
     failures: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    timeline: list[tuple[float, str, str, str]] = field(default_factory=list)  # seconds after the start, host, task, outcome
 
 
 @dataclass(frozen=True)

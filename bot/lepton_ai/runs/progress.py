@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,11 +74,14 @@ class Progress:
     tasks: int = 0  # how many there are, 0 where that is not known
     tasks_begun: int = 0
     tasks_done: int = 0
+    begun: float = field(default_factory=time.monotonic)
     hosts: dict[str, str] = field(default_factory=dict)
     result: Result = field(default_factory=Result)
 
     def add(self, event: RunEvent) -> None:
         """Take one event in. Never raises on data that a host made up."""
+        if event.host and len(self.result.timeline) < MOST:
+            self.result.timeline.append((round(time.monotonic() - self.begun, 2), event.host, event.task, event.kind.value))
         if event.kind is EventKind.PLAY:
             self.play = event.play
         elif event.kind is EventKind.TASK:

@@ -25,6 +25,7 @@ from lepton_ai.sandbox.delivery import NotAnsweredError, SocketMode
 from lepton_ai.sandbox.webapi import WebApi
 from lepton_ai.sandbox.workspace import BOT_USER, TEAM, SlackError, Workspace
 
+PNG = b"\x89PNG"
 RESPONSE_URL_USES, RESPONSE_URL_SECONDS = 5, 30 * 60
 
 
@@ -234,8 +235,9 @@ class Sandbox:
         file = self.workspace.files.get(request.path_params["file"])
         if file is None or file["content"] is None:
             return PlainTextResponse("not found", 404)
-        # As text whatever it claims to be: an uploaded page must not run on the sandbox's own origin.
-        return Response(file["content"], media_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
+        # As a picture or as text, whatever it claims to be: an uploaded page must not run on the sandbox's own origin.
+        kind = "image/png" if file["content"].startswith(PNG) else "text/plain"
+        return Response(file["content"], media_type=kind, headers={"X-Content-Type-Options": "nosniff"})
 
     async def _state(self, _request: Request) -> Response:
         workspace = self.workspace

@@ -119,12 +119,14 @@ def write_site(folder: Path, base_url: str, *, mode: str = "socket", port: int =
     """Write the sandbox's site below `folder` and return it."""
     site = folder / "site"
     site.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
     settings = {
         "inventory": str(sandbox_inventory()),
         "state_dir": str(folder / "state"),
-        "port": port or free_port(),
+        "port": port,
         "environment": ["LEPTON_SANDBOX"],
         "label": "sandbox",
+        "public_url": f"http://127.0.0.1:{port}",
         "slack": {"base_url": f"{base_url}api/", "mode": mode, "update_seconds": 0.3},
         "access": ACCESS,
     }

@@ -184,7 +184,8 @@ class WebApi:
         if int(arguments["length"]) < 1:
             raise SlackError("invalid_arguments")
         file_id = f"F{secrets.token_hex(5).upper()}"
-        self._workspace.files[file_id] = {"id": file_id, "name": arguments["filename"], "length": int(arguments["length"]), "content": None}
+        asked = {"name": arguments["filename"], "length": int(arguments["length"]), "alt_txt": arguments.get("alt_txt", "")}
+        self._workspace.files[file_id] = {"id": file_id, **asked, "content": None}
         return {"upload_url": f"{self._base_url}upload/{file_id}", "file_id": file_id}
 
     def _upload_complete(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -194,9 +195,9 @@ class WebApi:
             if file is None or file["content"] is None:
                 raise SlackError("file_not_found")
             file["title"] = item.get("title", file["name"])
-            shared.append(
-                {"id": file["id"], "name": file["name"], "title": file["title"], "size": file["length"], "url_private": f"{self._base_url}files/{file['id']}"}
-            )
+            where = f"{self._base_url}files/{file['id']}"
+            said = {name: file[name] for name in ("id", "name", "title", "alt_txt")}
+            shared.append({**said, "size": file["length"], "url_private": where})
         if arguments.get("channel_id"):
             extra = {"thread_ts": arguments["thread_ts"]} if arguments.get("thread_ts") else {}
             self._workspace.post(arguments["channel_id"], user=BOT_USER, text=arguments.get("initial_comment", ""), files=shared, **extra)

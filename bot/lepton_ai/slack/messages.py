@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from slack_sdk.webhook.async_client import AsyncWebhookClient
 from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
+from lepton_ai.slack.pictures import capacity_map
 from lepton_ai.slack.views import details, run_message
 
 log = structlog.get_logger()
@@ -25,6 +26,7 @@ LONGEST_RETRY_SECONDS = 60.0
 TICK_SECONDS = 5.0
 # Errors that pass; every other answer of Slack would be the same tomorrow.
 PASSING = frozenset({"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"})
+PICTURED = "host.show"
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 
 
@@ -45,10 +47,11 @@ class _Pending:
 class LiveMessages:
     """Posts and updates run messages, one call at a time, so that one pace holds for the workspace."""
 
-    def __init__(self, runs: Runs, client: AsyncWebClient, seconds: float) -> None:
+    def __init__(self, runs: Runs, client: AsyncWebClient, seconds: float, link: Callable[[str], str] | None = None) -> None:
         self._runs = runs
         self._client = client
         self._seconds = seconds
+        self._link = link
         self._pending: dict[str, _Pending] = {}
         self._running: dict[str, tuple[Run, Progress | None]] = {}
         self._wake = asyncio.Event()
@@ -170,7 +173,7 @@ class LiveMessages:
         if fresh.state.final:
             self._running.pop(run.id, None)
         try:
-            text, blocks = run_message(fresh, progress, decisions=decisions, label=self._runs.settings.label)
+            text, blocks = run_message(fresh, progress, decisions=decisions, label=self._runs.settings.label, link=self._link(run.id) if self._link else "")
         except Exception:
             log.exception("a run could not be drawn", run=run.id)
             text, blocks = f"{fresh.operation}: {fresh.state} (run {fresh.id}; its result could not be drawn)", []
@@ -192,7 +195,10 @@ class LiveMessages:
         message = run.message
         if not message.get("ts") or message.get("details"):
             return
-        files = [{"filename": name, "title": name, "content": content} for name, content in details(run)]
+        files: list[dict[str, Any]] = [{"filename": name, "title": name, "content": content} for name, content in details(run)]
+        picture = await asyncio.to_thread(capacity_map, run.result.get("answers", {})) if run.operation == PICTURED else None
+        if picture is not None:
+            files.append({"filename": "capacity.png", "title": "What the hosts have left", "content": picture[0], "alt_txt": picture[1]})
         output = self._runs.output_path(run.id)
         if run.state not in (State.SUCCEEDED, State.CANCELED) and output.exists() and output.stat().st_size:
             content = await asyncio.to_thread(output.read_text, encoding="utf-8")

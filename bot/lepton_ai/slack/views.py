@@ -43,10 +43,10 @@ def escape(text: object) -> str:
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def run_message(run: Run, progress: Progress | None = None, *, decisions: Sequence[Decision] = (), label: str = "") -> tuple[str, list[Block]]:
+def run_message(run: Run, progress: Progress | None = None, *, decisions: Sequence[Decision] = (), label: str = "", link: str = "") -> tuple[str, list[Block]]:
     """Return the (notification text, blocks) of a run as it stands; `progress` while this process runs it.
 
-    `label` is the site's, such as prod.
+    `label` is the site's, such as prod; `link` leads to the run's page.
     """
     stands = standing(run, decisions)
     title = f"{'plan ' if run.check else ''}{run.operation.replace('.', ' ')}"
@@ -59,7 +59,7 @@ def run_message(run: Run, progress: Progress | None = None, *, decisions: Sequen
         blocks += _approval_blocks(run, stands, decisions)
     blocks += _buttons(run, stands)
     who = [f"*{escape(label)}*"] if label else []
-    who += [f"asked for by {_who(run.principal)}", f"run `{run.id}`"]
+    who += [f"asked for by {_who(run.principal)}", f"run <{escape(link)}|{run.id}>" if link else f"run `{run.id}`"]
     who += [f"of the approved plan `{run.approved_plan}`"] if run.approved_plan else []
     blocks.append(context(" · ".join(who)))
     if run.command:
@@ -306,6 +306,7 @@ def _mrkdwn(text: str, limit: int = SECTION_LIMIT) -> Block:
 
 
 def _unescape(text: str) -> str:
+    text = re.sub(r"<https?:[^|>]*\|([^>]*)>", r"\1", text)
     text = re.sub(r"<!date\^[^|>]*\|([^>]*)>", r"\1", text)
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 

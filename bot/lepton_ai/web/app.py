@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from slack_bolt.adapter.starlette.async_handler import AsyncSlackRequestHandler
@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 
-def web_app(registry: CollectorRegistry, health: Callable[[], dict[str, str]], slack: AsyncApp | None) -> Starlette:
-    """Return the app. `health` maps each part to 'ok' or to what is wrong; `slack` is given in HTTP mode."""
+def web_app(registry: CollectorRegistry, health: Callable[[], dict[str, str]], slack: AsyncApp | None, pages: Sequence[Route]) -> Starlette:
+    """Return the app. `health` maps each part to 'ok' or to what is wrong; `slack` is given in HTTP mode; `pages` are further routes."""
 
     async def healthz(_request: Request) -> Response:
         parts = health()
@@ -24,7 +24,7 @@ def web_app(registry: CollectorRegistry, health: Callable[[], dict[str, str]], s
     async def metrics(_request: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    routes = [Route("/healthz", healthz), Route("/metrics", metrics)]
+    routes = [Route("/healthz", healthz), Route("/metrics", metrics), *pages]
     if slack is not None:
         handler = AsyncSlackRequestHandler(slack)
 

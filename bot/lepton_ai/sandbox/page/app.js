@@ -45,10 +45,10 @@ function mrkdwn(text) {
 
 function inline(text) {
   const fragment = document.createDocumentFragment();
-  const pattern = /```\n?([\s\S]*?)\n?```|`([^`\n]+)`|\*([^*\n]+)\*|_([^_\n]+)_(?![a-zA-Z0-9])|<@([A-Z0-9]+)>|:([a-z_]+):|<!(?:date|subteam)\^[^|>]*\|?([^>]*)>/g;
+  const pattern = /```\n?([\s\S]*?)\n?```|`([^`\n]+)`|\*([^*\n]+)\*|_([^_\n]+)_(?![a-zA-Z0-9])|<@([A-Z0-9]+)>|:([a-z_]+):|<!(?:date|subteam)\^[^|>]*\|?([^>]*)>|<(https?:[^|>]+)\|([^>]+)>/g;
   let end = 0;
   for (const match of text.matchAll(pattern)) {
-    const [whole, block, code, bold, italic, user, emoji, special] = match;
+    const [whole, block, code, bold, italic, user, emoji, special, url, label] = match;
     const before = text[match.index - 1] || " ";
     if (italic !== undefined && /[a-zA-Z0-9]/.test(before)) continue;
     if (emoji !== undefined && !EMOJI[emoji]) continue;
@@ -58,7 +58,11 @@ function inline(text) {
     else if (code !== undefined) fragment.append(make("code", "", unescape(code)));
     else if (bold !== undefined) fragment.append(make("b", "", inline(bold)));
     else if (italic !== undefined) fragment.append(make("i", "", inline(italic)));
-    else if (special !== undefined) fragment.append(special || "@group");
+    else if (url !== undefined) {
+      const link = make("a", "", unescape(label));
+      Object.assign(link, { href: unescape(url), target: "_blank", rel: "noreferrer" });
+      fragment.append(link);
+    } else if (special !== undefined) fragment.append(special || "@group");
     else if (user !== undefined) fragment.append(make("span", "mention", "@" + (state.users[user]?.name || user)));
     else fragment.append(make("span", `sign ${EMOJI[emoji][1]}`, EMOJI[emoji][0]));
   }
@@ -127,6 +131,12 @@ function drawMessage(message) {
     content.append(mrkdwn(message.text));
   }
   for (const file of message.files || []) {
+    if (file.name.endsWith(".png")) {
+      const image = make("img", "picture");
+      Object.assign(image, { src: file.url_private, alt: file.alt_txt || file.title });
+      content.append(make("div", "", make("b", "", file.title)), image);
+      continue;
+    }
     const link = make("a", "file", "📄", make("b", "", file.title || file.name), `${file.size} bytes`);
     link.href = file.url_private;
     link.target = "_blank";

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures where people look: PNGs that read in Slack's light and dark themes, with the same in words for who cannot see them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+GIB = 1024**3
+MOST_HOSTS = 40  # bars in one picture
+BACKGROUND, INK, USED, FREE = "#f7f6fa", "#1d1a21", "#6d3bd1", "#cfc6de"  # a ground of its own, so that no theme shines through
+
+
+def capacity_map(answers: Mapping[str, Mapping[str, Any]]) -> tuple[bytes, str] | None:
+    """Return (PNG, alternative text) of what hosts have given and have left, None where no host told; the fullest first."""
+    found = [(host, answer["capacity"]) for host, answer in sorted(answers.items()) if "capacity" in answer]
+    if not found:
+        return None
+    found.sort(key=lambda item: -_share(item[1], "memory"))
+    shown = found[:MOST_HOSTS]
+    figure = Figure(figsize=(8, 1.2 + 0.38 * len(shown)), dpi=110, facecolor=BACKGROUND, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, (what, unit, scale) in zip(axes, (("memory", "GiB", GIB), ("vcpus", "vCPUs", 1)), strict=True):
+        used = [capacity[f"{what}_used"] / scale for _host, capacity in shown]
+        free = [capacity[f"{what}_free"] / scale for _host, capacity in shown]
+        rows = range(len(shown))
+        axis.barh(rows, used, color=USED, label="given to nodes")
+        axis.barh(rows, free, left=used, color=FREE, label="free")
+        axis.set_yticks(rows, [host[:30] for host, _capacity in shown])
+        axis.set_title(f"{what} ({unit})" if what == "memory" else unit, color=INK, fontsize=10)
+        axis.set_facecolor(BACKGROUND)
+        axis.tick_params(colors=INK, labelsize=8)
+    axes[0].invert_yaxis()
+    axes[1].legend(fontsize=8, facecolor=BACKGROUND, labelcolor=INK)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue(), _in_words(found)
+
+
+def _share(capacity: Mapping[str, Any], what: str) -> float:
+    return float(capacity[f"{what}_used"]) / (float(capacity[what]) or 1.0)
+
+
+def _in_words(found: list[tuple[str, Any]]) -> str:
+    lines = [f"{host}: {_share(capacity, 'memory'):.0%} of memory and {_share(capacity, 'vcpus'):.0%} of vCPUs given" for host, capacity in found[:10]]
+    return "; ".join(lines) + (f"; and {len(found) - 10} hosts less full" if len(found) > 10 else "")
