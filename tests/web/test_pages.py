@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.testclient import TestClient
 from tests.conftest import write_playbook
 
 from lepton_ai.access.matching import Caller
@@ -30,15 +31,23 @@ def run(site: Settings, make_runs: Callable[[], Runs]) -> Run:
     return runs.execute(asked.id)
 
 
+Get = Callable[[str], httpx.Response]
+
+
 @pytest.fixture
-def client(site: Settings, make_runs: Callable[[], Runs]) -> Iterator[TestClient]:
-    with TestClient(Starlette(routes=[run_route(make_runs().store, Links(site.state_dir, ""))])) as opened:
-        yield opened
+def get(site: Settings, make_runs: Callable[[], Runs]) -> Get:
+    app = Starlette(routes=[run_route(make_runs().store, Links(site.state_dir, ""))])
+
+    async def answer(path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://lepton") as client:
+            return await client.get(path)
+
+    return lambda path: asyncio.run(answer(path))
 
 
 @pytest.mark.slow
-def test_a_page_shows_the_run_and_foreign_text_as_text(run: Run, client: TestClient, site: Settings) -> None:
-    answer = client.get(Links(site.state_dir, "").to(run.id))
+def test_a_page_shows_the_run_and_foreign_text_as_text(run: Run, get: Get, site: Settings) -> None:
+    answer = get(Links(site.state_dir, "").to(run.id))
     assert answer.status_code == 200
     for part in (run.id, "Say it", "localhost", "requested", "&lt;script&gt;alert(1)", "{{ 7*7 }}"):
         assert part in answer.text
@@ -47,15 +56,15 @@ def test_a_page_shows_the_run_and_foreign_text_as_text(run: Run, client: TestCli
 
 
 @pytest.mark.slow
-def test_no_link_no_page(run: Run, client: TestClient, site: Settings) -> None:
+def test_no_link_no_page(run: Run, get: Get, site: Settings) -> None:
     links = Links(site.state_dir, "")
     good = links.to(run.id)
     for address in (
         f"/runs/{run.id}", good.replace(run.id, "0" * 8), good[:-1] + ("0" if good[-1] != "0" else "1"), good + "x", f"{good}ü",
         links.to(run.id, now=time.time() - LINK_SECONDS - 1), good.replace("until=", "until=9"), good.replace("until=", "until=x"),
     ):  # fmt: skip
-        assert client.get(address).status_code == 403, address
-    assert client.get(links.to("nothing")).status_code == 404
+        assert get(address).status_code == 403, address
+    assert get(links.to("nothing")).status_code == 404
 
 
 def test_the_key_is_this_accounts_alone_and_stays(tmp_path: Path) -> None:
