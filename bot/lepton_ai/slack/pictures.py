@@ -22,7 +22,7 @@ def capacity_map(answers: Mapping[str, Mapping[str, Any]]) -> tuple[bytes, str] 
         return None
     found.sort(key=lambda item: -_share(item[1], "memory"))
     shown = found[:MOST_HOSTS]
-    figure = Figure(figsize=(8, 1.2 + 0.38 * len(shown)), dpi=110, facecolor=BACKGROUND, layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.38 * len(shown)), dpi=110, facecolor=BACKGROUND, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (what, unit, scale) in zip(axes, (("memory", "GiB", GIB), ("vcpus", "vCPUs", 1)), strict=True):
@@ -36,7 +36,8 @@ def capacity_map(answers: Mapping[str, Mapping[str, Any]]) -> tuple[bytes, str] 
         axis.set_facecolor(BACKGROUND)
         axis.tick_params(colors=INK, labelsize=8)
     axes[0].invert_yaxis()
-    axes[1].legend(fontsize=8, facecolor=BACKGROUND, labelcolor=INK)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False, labelcolor=INK)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue(), _in_words(found)
