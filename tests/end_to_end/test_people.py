@@ -170,6 +170,9 @@ def test_approval_is_asked_for_at_every_door(workspace_stand: Stand, prod: str) 
     plain = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={"PATH": "/usr/bin:/bin", "HOME": "/root", **environment})
     assert plain.returncode
     assert "asks for an approval" in plain.stdout + plain.stderr
+    waiting = lepton(workspace_stand, "runs", "--json", "--limit", "1")[0]["id"]
+    assert "noted" in lepton(workspace_stand, "reject", waiting)
+    assert "nothing to decide" in lepton(workspace_stand, "approve", waiting, expect=2)
     assert vcpus(workspace_stand, prod) == before
 
 

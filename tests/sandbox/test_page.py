@@ -157,7 +157,7 @@ def test_a_form_an_approval_and_the_home(page: Page) -> None:
     expect(page.locator(".home")).to_contain_text("Waits for you")
     picture(page, "home")
     page.locator(".home").get_by_role("button", name="Reject").first.click()
-    expect(page.locator(".home")).not_to_contain_text("Waits for you", timeout=20 * SECONDS)
+    expect(page.locator(".home")).not_to_contain_text("prod-page", timeout=20 * SECONDS)
 
 
 def test_a_thread_takes_mentions(page: Page) -> None:
@@ -165,5 +165,8 @@ def test_a_thread_takes_mentions(page: Page) -> None:
     expect(page.locator("article").last).to_contain_text("done", timeout=60 * SECONDS)
     page.locator("article").last.hover()
     page.locator("article").last.get_by_role("button", name="Reply in thread").click()
+    type_line(page, "@lepton node list")
+    expect(page.locator("article.reply").last).to_contain_text("done", timeout=60 * SECONDS)
     type_line(page, "@lepton host show")
-    expect(page.locator("article.reply").last).to_contain_text("MEMORY FREE", timeout=60 * SECONDS)
+    picture_of_hosts = page.locator("article.reply").last.get_by_role("img", name="of memory and")
+    expect(picture_of_hosts).to_be_visible(timeout=60 * SECONDS)
