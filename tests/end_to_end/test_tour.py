@@ -5,15 +5,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import httpx
 import pytest
+from slack_sdk.signature import SignatureVerifier
 from tests.conftest import eventually, write_probes
 
 from lepton_ai.runs import processes
 from lepton_ai.sandbox.hypervisor import stop_hypervisor
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import stand
+from lepton_ai.sandbox.workspace import SIGNING_SECRET
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
@@ -49,6 +53,19 @@ def test_over_http_with_signatures_and_retries() -> None:
             ada.wait(lambda text: "*changed*" in text)
             assert (folder / "trace").read_text().split() == ["begin", "end"]
             assert len([message for message in ada.answers() if "probe once" in text_of(message)]) == 1
+            ada.mention("host show")
+            ada.wait(lambda text: "VCPUS FREE" in text)
+            ada.say("/lepton node show")
+            form = ada.view()
+            assert "is not a node name" in ada.fill_in(form, node="web 1")["node"]
+            assert ada.fill_in(form, node="nothing") == {}
+            ada.wait(lambda text: "node show" in text and "*failed*" in text)
+            ada.home(lambda text: "Under way" in text and "VCPUS FREE" in text)
+            # What is signed rightly, but ten minutes ago, is a replay or comes from a wrong clock.
+            old, body = str(int(time.time()) - 600), "command=%2Flepton&text=help"
+            signature = str(SignatureVerifier(SIGNING_SECRET).generate_signature(timestamp=old, body=body))
+            headers = {"X-Slack-Request-Timestamp": old, "X-Slack-Signature": signature, "Content-Type": "application/x-www-form-urlencoded"}
+            assert httpx.post(f"http://127.0.0.1:{running.bot.port}/slack/events", content=body, headers=headers).status_code == 401
             forged = running.sandbox
             forged._delivery._verifier.signing_secret = "not the secret"  # type: ignore[attr-defined]
             ada.say("/lepton node list")

@@ -257,3 +257,11 @@ def test_what_is_due_later_is_nobodys_orphan_until_then(site: Settings, make_run
     for due, waits in ((time.time() + 60, True), (time.time() - 1, False)):
         run, _ = runs.submit(Request("x.y", {}, OWNER, key=f"due {due}", origin={"due": due}))
         assert (run.id in [orphan.id for orphan in runs.orphans()]) is not waits
+
+
+def test_ten_megabytes_of_output_are_borne_and_bounded(site: Settings, make_runs: Callable[[], Runs]) -> None:
+    write_playbook(site.playbooks, "x", "y", command("python3", "-c", "print('a line of output\\n' * 600_000); raise SystemExit('the last word')"))
+    runs = make_runs()
+    ended = runs.execute(ask(runs).id)
+    assert ended.state is State.FAILED
+    assert len(json.dumps(ended.result)) < 100_000

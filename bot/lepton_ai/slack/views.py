@@ -315,7 +315,9 @@ def plain_text(blocks: Iterable[Block]) -> str:
     """Return the blocks as a person reads them, for transcripts."""
     lines = []
     for block in blocks:
-        if block["type"] == "section":
+        if block["type"] == "header":
+            lines.append(block["text"]["text"])
+        elif block["type"] == "section":
             lines.append(_unescape(block["text"]["text"]))
         elif block["type"] == "context":
             lines.extend(_unescape(element["text"]) for element in block["elements"])
