@@ -13,9 +13,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
-from ..module_utils._inventory_secrets import leave_secrets
 from ..module_utils._leases import LeaseRefused, take_leases
 from ..module_utils._operation import SpecError, check_arguments, read_spec
+from ..plugin_utils._inventory_secrets import leave_secrets
 
 OURS = ("ansible_", "lepton_")  # extra variables with these prefixes are settings, not parameters
 

