@@ -69,7 +69,7 @@ def test_a_person_creates_resizes_and_releases_a_node(page: Page) -> None:
 def test_only_the_asker_sees_an_ephemeral_answer_and_nothing_foreign_becomes_markup(page: Page) -> None:
     type_line(page, "/lepton node show <img src=x onerror=alert(1)>")
     expect(page.locator("article").last).to_contain_text("Only visible to you")
-    assert page.locator("article img").count() == 0
+    assert page.locator("article img:not(.picture)").count() == 0
     page.get_by_role("button", name="mallory").click()
     expect(page.locator("#messages")).not_to_contain_text("onerror")
 
