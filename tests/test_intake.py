@@ -260,3 +260,34 @@ def test_what_is_due_later_is_judged_by_the_rules_and_rights_of_then(intake: Int
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda real=time.time: real() + 3601)
         assert "no grant names" in intake.runs.execute(free.id).error
+
+
+def test_a_rule_of_the_night_is_not_dropped_by_day_and_a_private_request_keeps_its_time(intake: Intake) -> None:
+    now = datetime.datetime.now()
+    start, end = (now + datetime.timedelta(hours=hours) for hours in (2, 4))
+    rule = intake.runs.settings.access.approvals[0].model_copy(update={"hours": f"{start:%H:%M}-{end:%H:%M}", "name": "night"})
+    slack = intake.runs.settings.slack.model_copy(update={"approvals_channel": "CAPPROVE"})
+    access = intake.runs.settings.access.model_copy(update={"approvals": [rule]})
+    intake.runs.settings = intake.runs.settings.model_copy(update={"access": access, "slack": slack})
+    due = now.timestamp() + 3 * 3600
+    origin = {"door": "slack", "team": "T", "channel": "U0", "due": due}
+    planned, _ = intake.submit_values(ASKER, intake.runs.catalog.operations["x.y"], {}, key="n", origin=origin, confirm=True)
+    planned = intake.runs.execute(planned.id)
+    assert (planned.origin["approval"]["rule"], planned.origin["approval"]["count"]) == ("night", 2)
+    assert (planned.origin["channel"], planned.origin["due"]) == ("CAPPROVE", due)
+    intake.answer(FIRST, planned.id, approved=True)
+    run = intake.answer(SECOND, planned.id, approved=True)
+    assert run is not None
+    assert run.due == due
+    assert intake.runs.execute(run.id).state is State.QUEUED
+
+
+def test_a_database_that_stumbles_loses_no_approval(intake: Intake, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan(intake, secret="hidden-thing")
+    intake.answer(FIRST, planned.id, approved=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(intake.runs.store, "add_run", lambda *_arguments, **_more: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            intake.answer(SECOND, planned.id, approved=True)
+    (run,) = intake.tend()
+    assert intake.runs.arguments(run)["secret"] == "hidden-thing"

@@ -81,10 +81,10 @@ def _here(settings: Settings, operation: Operation, arguments: dict[str, Any], *
                 worker.join()
             except KeyboardInterrupt:
                 runs.cancel(run.id, principal)
-        ended.set()
         for released in intake.tend() if store.run(run.id).origin.get("approval", {}).get("count") == 0 else ():
             runs.execute(released.id)
             run = released
+        ended.set()
         return run_json(store.run(run.id))
     finally:
         store.close()

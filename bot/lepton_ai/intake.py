@@ -65,7 +65,10 @@ class Intake:
         operation = self.runs.catalog.operations.get(run.operation)
         if operation is None:
             return Verdict(False, f"the operation {run.operation} no longer exists, so only who asked may see this")
-        return self.verdict(caller, operation, operation.targets(run.arguments))
+        try:
+            return self.verdict(caller, operation, operation.targets(run.arguments))
+        except LeptonError as error:
+            return Verdict(False, str(error))
 
     def judge(self, caller: Caller, command: Command, due: float = 0.0) -> tuple[Verdict, ApprovalRule | None, Freeze | None]:
         """Return all that stands between a caller and a change: the verdict, the approval it needs, the freeze on it.
@@ -142,7 +145,7 @@ class Intake:
         stands = self.runs.store.decide(plan.id, caller.principal, approved=approved)
         if stands is Standing.EXPIRED or (stands is Standing.APPROVED and not approved) or (stands is Standing.REJECTED and approved):
             raise LeptonError(f"too late: this plan {_said(stands)}")
-        if stands is Standing.WAITING:
+        if stands is Standing.WAITING or self.runs.lacks_secrets(plan):
             self.runs.tell(plan.id)
             return None
         return self._tend(plan.id)
@@ -153,13 +156,16 @@ class Intake:
         operation = self.runs.catalog.operations.get(plan.operation)
         if operation is None or approval["rule"] == CONFIRMATION or not approval["plannable"]:
             return
-        rule = self._rule(operation, plan.arguments, hosts=len(result.changed_hosts))
-        if rule is not None and rule.name != approval["rule"]:
-            self.runs.store.set_approval(plan.id, {**approval, **_asked_of(rule)})
-        elif rule is None and approval["confirm"]:
-            self.runs.store.set_approval(plan.id, {**approval, **_own(plan.principal)})
-        elif rule is None and self._rule_on_hosts(approval["rule"]):
-            self.runs.store.set_approval(plan.id, {**approval, "count": 0, "approvers": []})
+        hosts, due = len(result.changed_hosts), float(plan.origin.get("due") or 0.0)
+        # By the times that it was asked and is due at: what needed approval then does not cease to while it is planned.
+        rule = self._rule(operation, plan.arguments, at=plan.created, hosts=hosts)
+        rule = rule or (self._rule(operation, plan.arguments, at=due, hosts=hosts) if due else None)
+        if rule is not None:
+            if (rule.name, rule.count) != (approval["rule"], approval["count"]):
+                self.runs.store.set_approval(plan.id, {**approval, **_asked_of(rule)})
+        elif self._rule_on_hosts(approval["rule"]):
+            fallen = _own(plan.principal) if approval["confirm"] else {"count": 0, "approvers": []}
+            self.runs.store.set_approval(plan.id, {**approval, **fallen})
 
     def tend(self) -> list[Run]:
         """Go on with every plan that has been decided on, and return the runs that this releases.
@@ -168,6 +174,8 @@ class Intake:
         """
         released = []
         for plan in self.runs.store.open_plans():
+            if self.runs.lacks_secrets(plan):
+                continue  # the server that has them goes on with it
             try:
                 run = self._tend(plan.id)
             except LeptonError:
@@ -184,14 +192,24 @@ class Intake:
         if stands in (Standing.WAITING, Standing.PLANNING):
             return None
         try:
-            return self._apply(plan) if stands is Standing.APPROVED else None
-        finally:
-            self.runs.forget_secrets(plan.id)
-            store.close_plan(plan.id)
-            self.runs.tell(plan.id)
+            released = self._apply(plan) if stands is Standing.APPROVED else None
+        except LeptonError:
+            self._close(plan)
+            raise
+        # Anything else that goes wrong leaves it open: it is tried again.
+        self._close(plan)
+        return released
+
+    def _close(self, plan: Run) -> None:
+        self.runs.store.close_plan(plan.id)
+        self.runs.forget_secrets(plan.id)
+        self.runs.tell(plan.id)
 
     def _apply(self, plan: Run) -> Run:
-        """Submit what was planned, as whoever asked for it, whose rights may have changed since."""
+        """Submit what was planned, as whoever asked for it, whose rights may have changed since. The same run, however often."""
+        earlier = self.runs.store.run_of_key(_apply_key(plan))
+        if earlier is not None:
+            return earlier
         operation = self.runs.catalog.operations.get(plan.operation)
         try:
             if operation is None:
@@ -199,11 +217,14 @@ class Intake:
             arguments = self.runs.arguments(plan)
             self._must_still(self._requester(plan), operation, arguments)
         except LeptonError as error:
+            earlier = self.runs.store.run_of_key(_apply_key(plan))  # somebody else was faster, and has the secrets forgotten
+            if earlier is not None:
+                return earlier
             self.runs.store.record(plan.id, plan.principal, "refused", {"operation": plan.operation, "rule": str(error)})
             self.runs.store.decide(plan.id, LEPTON, approved=False, always=True)
             raise
         origin = {name: value for name, value in plan.origin.items() if name != "approval"}
-        request = Request(operation.name, arguments, plan.principal, key=f"apply:{plan.id}", why=plan.why, origin=origin, approved_plan=plan.id)
+        request = Request(operation.name, arguments, plan.principal, key=_apply_key(plan), why=plan.why, origin=origin, approved_plan=plan.id)
         return self.runs.submit(request)[0]
 
     def gate(self, run: Run, operation: Operation, arguments: Mapping[str, Any]) -> str | None:
@@ -223,7 +244,8 @@ class Intake:
         approval = run.origin.get("approval") or {}
         today = self.groups_of(run.principal)
         groups = tuple(approval.get("groups") or run.origin.get("groups") or ()) if today is None else today
-        return Caller(run.principal, groups, approval.get("channel") or run.origin.get("channel"))
+        asked_in = next((place["channel"] for place in (approval, run.origin.get("asked_in") or {}, run.origin) if "channel" in place), None)
+        return Caller(run.principal, groups, asked_in)
 
     def _must_still(self, requester: Caller, operation: Operation, arguments: Mapping[str, Any]) -> None:
         verdict = self.verdict(requester, operation, operation.targets(arguments), arguments)
@@ -246,7 +268,10 @@ class Intake:
         """Return where a plan that waits is shown: in the channel it was asked in, else in the site's channel for approvals."""
         channel = self.runs.settings.slack.approvals_channel
         public = str(origin.get("channel", "")).startswith(("C", "G"))  # direct messages are seen by nobody who could approve
-        return origin if public or not channel else {"door": "slack", "team": origin.get("team", ""), "channel": channel}
+        if public or not channel:
+            return origin
+        kept: dict[str, Any] = {name: origin[name] for name in ("due", "groups") if name in origin}
+        return {"door": "slack", "team": origin.get("team", ""), "channel": channel, "asked_in": {"channel": origin.get("channel")}, **kept}
 
     # -- freezes -------------------------------------------------------------------------------------------------
 
@@ -305,6 +330,10 @@ def _own(principal: str) -> dict[str, Any]:
 def _asked_of(rule: ApprovalRule) -> dict[str, Any]:
     asked = {"rule": rule.name, "approvers": rule.approvers, "count": rule.count, "self": rule.self_approval}
     return {**asked, "expires": time.time() + rule.expires_minutes * 60}
+
+
+def _apply_key(plan: Run) -> str:
+    return f"apply:{plan.id}"
 
 
 def _said(stands: Standing) -> str:

@@ -56,9 +56,12 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
     runs = Runs(settings, catalog, store)
     registry = CollectorRegistry()
     runs.listeners.append(_metrics(registry))
+    groups = Groups()
+    # Before the queue, which begins at once what an earlier process has left.
+    intake = Intake(runs, owner=os_principal(os.getuid()), groups_of=groups.of_principal)
     queue = await asyncio.to_thread(Queue, runs)
     try:
-        await _open_doors(settings, secrets, runs, queue, registry)
+        await _open_doors(settings, secrets, intake, groups, queue, registry)
     finally:
         await asyncio.to_thread(queue.close, DRAIN_SECONDS)
         store.close()
@@ -74,12 +77,11 @@ def _check(settings: Settings, secrets: Secrets) -> None:
         raise LeptonError("Socket Mode needs SLACK_APP_TOKEN", hint="make one with connections:write at api.slack.com, or set slack.mode to http")
 
 
-async def _open_doors(settings: Settings, secrets: Secrets, runs: Runs, queue: Queue, registry: CollectorRegistry) -> None:
+async def _open_doors(settings: Settings, secrets: Secrets, intake: Intake, groups: Groups, queue: Queue, registry: CollectorRegistry) -> None:
     """Keep the doors open until a signal comes."""
     # The default has six threads on two cores; those who only wait for the database must not make others wait.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DOOR_THREADS, "door"))
-    groups = Groups()
-    intake = Intake(runs, owner=os_principal(os.getuid()), groups_of=groups.of_principal)
+    runs = intake.runs
     runs.listeners.append(_release_settled(intake, queue.start))
     health = {"database": "ok"}
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]

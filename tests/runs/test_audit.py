@@ -61,3 +61,12 @@ def test_what_is_pruned_is_vouched_for_and_a_cut_without_it_shows(any_store: Sto
     assert (found.entries, found.trouble) == (9, "")
     change(any_store, AUDIT.delete().where(AUDIT.c.seq == 3))
     assert "something was removed" in chain(any_store).trouble
+
+
+def test_everything_may_be_pruned(any_store: Store) -> None:
+    fill(any_store)
+    with any_store.transaction() as connection:
+        assert audit.prune(connection, 1e12, "os:1@h") == 5
+    fill(any_store)
+    found = chain(any_store)
+    assert (found.entries, found.trouble) == (6, "")

@@ -66,8 +66,10 @@ def prune(connection: sa.Connection, before: float, principal: str) -> int:
     last = connection.execute(sa.select(AUDIT.c.seq, AUDIT.c.hash).where(AUDIT.c.at < before).order_by(AUDIT.c.seq.desc()).limit(1)).first()
     if last is None:
         return 0
-    gone = connection.execute(AUDIT.delete().where(AUDIT.c.seq <= last.seq)).rowcount
+    gone = connection.execute(sa.select(sa.func.count()).select_from(AUDIT).where(AUDIT.c.seq <= last.seq)).scalar_one()
+    # First, so that it follows the newest entry even where that one goes too.
     append(connection, "", principal, CHECKPOINT, {"through": last.seq, "hash": last.hash, "entries": gone})
+    connection.execute(AUDIT.delete().where(AUDIT.c.seq <= last.seq))
     return int(gone)
 
 

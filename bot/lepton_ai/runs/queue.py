@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -67,7 +68,7 @@ class Queue:
         self._runs = runs
         self._closed = threading.Event()
         self._lock_line = threading.Lock()
-        self._line: dict[str, str] = {}  # run to workflow id, in order
+        self._line: deque[str] = deque()  # runs, in order
         self._begun: set[str] = set()
         self._room = runs.settings.max_runs * ROOM_FACTOR
         DBOS(config=config)
@@ -78,19 +79,18 @@ class Queue:
 
     def start(self, run_id: str) -> None:
         """Begin a run as soon as there is room, or do nothing when it has begun."""
-        self._line_up(run_id, run_id)
+        self._line_up(run_id)
 
     def take_up_orphans(self) -> None:
         """Begin every run that nobody is at: written just before a crash, or left by a process that is gone."""
         for run in self._runs.orphans():
-            # Under a name of its own: for DBOS the first one may have ended. That only one runs is the claim's work.
-            self._line_up(run.id, f"{run.id}-{uuid.uuid4().hex[:8]}")
+            self._line_up(run.id)
 
-    def _line_up(self, run_id: str, workflow_id: str) -> None:
+    def _line_up(self, run_id: str) -> None:
         """Put a run at the end of the line. What stands there is written already: after a crash it is an orphan."""
         with self._lock_line:
             if run_id not in self._line and run_id not in self._begun:
-                self._line[run_id] = workflow_id
+                self._line.append(run_id)
         self._begin_next()
 
     def _begin_next(self) -> None:
@@ -99,11 +99,16 @@ class Queue:
             with self._lock_line:
                 if not self._line or len(self._begun) >= self._room:
                     return
-                run_id = next(iter(self._line))
-                workflow_id = self._line.pop(run_id)
+                run_id = self._line.popleft()
                 self._begun.add(run_id)
-            with SetWorkflowID(workflow_id):
-                handle = DBOS.start_workflow(_workflow, run_id)
+            try:
+                # Under a name of its own: for DBOS an earlier one may have ended. That only one runs is the claim's work.
+                with SetWorkflowID(f"{run_id}-{uuid.uuid4().hex[:8]}"):
+                    handle = DBOS.start_workflow(_workflow, run_id)
+            except BaseException:
+                with self._lock_line:
+                    self._begun.discard(run_id)
+                raise
             threading.Thread(target=self._at_end, args=(run_id, handle), name=f"end-{run_id}", daemon=True).start()
 
     def _at_end(self, run_id: str, handle: Any) -> None:

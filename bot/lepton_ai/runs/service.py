@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from lepton_ai.runs.frozen import difference, revision
 from lepton_ai.runs.model import FieldChange, Request, Result, Run, RunEvent, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.standing import Standing, standing
-from lepton_ai.runs.store import Store
+from lepton_ai.runs.store import LOOKING, Store
 from lepton_ai.settings import Settings
 
 log = structlog.get_logger()
@@ -41,6 +42,7 @@ WAIT_SECONDS = 1.0  # between looks at leases that another process holds; those 
 LOOK_SECONDS = 1.0  # between looks at cancels that another process took
 RENEW_LOOKS = round(leases.RENEW_SECONDS / LOOK_SECONDS)
 FRESH_SECONDS = 5.0
+SECRETS_SECONDS = 60.0
 # Returns why a run must not begin after all, None when it may.
 Gate = Callable[[Run, Operation, Mapping[str, Any]], str | None]
 # Takes note of what a plan would change, before anybody can decide on it.
@@ -181,7 +183,10 @@ class Runs:
         if run.id in self._cut_short and state is State.CANCELED:
             return
         if run.check and state is State.SUCCEEDED and run.origin.get("approval"):
-            self.settle(run, progress.result)
+            try:
+                self.settle(run, progress.result)
+            except LeptonError as problem:
+                state, error = State.FAILED, str(problem)
         self._finish(run.id, state, progress.result, error, claim.owner)
         if standing(self.store.run(run.id), ()) not in (Standing.WAITING, Standing.APPROVED):
             self.forget_secrets(run.id)
@@ -284,8 +289,8 @@ class Runs:
         *,
         check: bool,
     ) -> tuple[State, str]:
-        token = uuid.uuid4().hex
-        shown = command_line(operation.playbook, self.settings.inventory, run.arguments, check=check)
+        token = (LOOKING if check else "") + uuid.uuid4().hex
+        shown = command_line(operation.playbook, self.settings.inventory, run.arguments, check=run.check)
         if cancel.is_set():
             return State.CANCELED, "canceled before it began"
         if not self.store.set_running(run.id, shown, owner):
@@ -293,6 +298,8 @@ class Runs:
         self.store.add_attempt(token, run.id, owner, processes.boot_id())
         self.tell(run.id)
         job = self._job(operation, arguments, run_id=run.id, token=token, check=check)
+        if check and not run.check:  # only a look: the output that is kept is that of what was done
+            job = replace(job, output=self.output_path(f"{run.id}-look"))
 
         def on_event(event: RunEvent) -> None:
             progress.add(event)
@@ -402,7 +409,13 @@ class Runs:
         # Another server that has only just written a run is about to begin it, and has its secrets.
         youngest = time.time() - (FRESH_SECONDS if self.store.shared else 0)
         waiting = [run for run in self.store.unfinished() if run.id not in claimed and run.id not in self._progress and run.created <= youngest]
-        return [run for run in waiting if run.due <= time.time()]
+        return [run for run in waiting if run.due <= time.time() and not self.lacks_secrets(run)]
+
+    def lacks_secrets(self, run: Run) -> bool:
+        """Return whether another server has the secrets of a run: it is left to that one for a minute after its time has come."""
+        if not self.store.shared or MASK not in run.arguments.values() or self._secret_path(run.id).exists():
+            return False
+        return time.time() < max(run.created, run.due, run.finished or 0.0) + SECRETS_SECONDS
 
     def clear_dead_leases(self) -> None:
         """Give back the leases of owners that are gone, after ending what they had started."""
@@ -419,7 +432,7 @@ class Runs:
         for token, boot in self.store.open_attempts(run_id, owner):
             if boot == processes.boot_id():
                 processes.end_attempt(token)
-                shutil.rmtree(self._private_dir(token), ignore_errors=True)
+            shutil.rmtree(self._private_dir(token), ignore_errors=True)
             self.store.end_attempt(token, State.INTERRUPTED.value)
         return self.store.was_attempted(run_id)
 

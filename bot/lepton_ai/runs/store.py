@@ -21,6 +21,7 @@ from lepton_ai.runs.progress import bounded
 from lepton_ai.runs.standing import Standing, standing
 from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, RUNS, metadata
 
+LOOKING = "look-"  # begins the token of an attempt in check mode
 SERIALIZER_LOCK = 0x1E9704  # any number that only we use: PostgreSQL's advisory lock of the whole store
 
 
@@ -110,10 +111,11 @@ class Store:
             raise LeptonError(f"there is no run {ascii(run_id[:40])[1:-1]}", hint="see: lepton runs")
         return _run(found)
 
-    def has_key(self, key: str) -> bool:
-        """Return whether there is a run of this key."""
+    def run_of_key(self, key: str) -> Run | None:
+        """Return the run of a key, None where there is none."""
         with self.engine.connect() as connection:
-            return connection.execute(sa.select(RUNS.c.id).where(RUNS.c.key == key)).first() is not None
+            found = connection.execute(sa.select(RUNS).where(RUNS.c.key == key)).one_or_none()
+        return None if found is None else _run(found)
 
     def runs(self, limit: int = 20) -> list[Run]:
         """Return the newest runs first."""
@@ -279,9 +281,10 @@ class Store:
             return [(row.token, row.boot_id) for row in connection.execute(query)]
 
     def was_attempted(self, run_id: str) -> bool:
-        """Return whether any process was ever started for this run."""
+        """Return whether any process was ever started for this run that did more than look."""
+        query = sa.select(ATTEMPTS.c.token).where(ATTEMPTS.c.run == run_id, ~ATTEMPTS.c.token.startswith(LOOKING)).limit(1)
         with self.engine.connect() as connection:
-            return connection.execute(sa.select(ATTEMPTS.c.token).where(ATTEMPTS.c.run == run_id).limit(1)).first() is not None
+            return connection.execute(query).first() is not None
 
     # -- audit ---------------------------------------------------------------------------------------------------
 

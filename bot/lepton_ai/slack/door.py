@@ -41,6 +41,7 @@ Body = dict[str, Any]
 MENTION = re.compile(r"^\s*<@[A-Z0-9]+(\|[^>]*)?>")
 LINK = re.compile(r"<((?:https?|mailto):[^|>]+)(?:\|([^>]*))?>")  # what Slack makes of names with dots in a mention
 TAKEN = "lepton_taken"
+AGAIN_SECONDS = 10.0  # presses of Run again within so many are one
 ZONE_SECONDS = 1.0  # for Slack to say in which time zone somebody is
 
 
@@ -237,7 +238,7 @@ class Door:
         await self._answering(body, lambda caller, run_id: self._intake.answer(caller, run_id, approved=False), action["value"])
 
     async def on_again(self, ack: Ack, body: Body, action: Body) -> None:
-        """The same once more, as whoever presses, once however often it is pressed."""
+        """The same once more, as whoever presses; a double click is one press."""
         await ack()
         await self._answering(body, self._again, action["value"])
 
@@ -256,7 +257,9 @@ class Door:
             raise LeptonError(f"the operation {run.operation} no longer exists")
         command = Command(operation, self._intake.runs.arguments(run))
         destroys = operation.spec.risk == "destroy"
-        return self._intake.submit(caller, command, key=f"again:{run.id}", confirm=destroys, why=f"again: {run.id}", origin=dict(run.origin))[0]
+        return self._intake.submit(
+            caller, command, key=f"again:{run.id}:{int(time.time() // AGAIN_SECONDS)}", confirm=destroys, why=f"again: {run.id}", origin=dict(run.origin)
+        )[0]
 
     async def _requester_gone(self, run_id: str) -> bool:
         """Return whether the person who asked for a run has been deactivated since."""

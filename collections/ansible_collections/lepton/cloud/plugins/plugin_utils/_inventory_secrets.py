@@ -30,7 +30,11 @@ def leave_secrets(path: str | None, hostvars: Any) -> None:
 def secret_values(value: Any, named: bool = False) -> Iterator[str]:
     """Yield what is secret by its name or by Ansible Vault, wherever in the variables it stands."""
     if isinstance(value, Mapping):
-        for name, item in value.items():
+        for name in value:
+            try:
+                item = value[name]
+            except Exception:  # what cannot be templated here cannot be shown either, and is not this task's to complain of
+                continue
             yield from secret_values(item, named or bool(SECRET_NAME.search(str(name)) and not FILES.search(str(name))))
     elif isinstance(value, (list, tuple)):
         for item in value:
