@@ -70,7 +70,8 @@ def test_planted_secrets_are_found_nowhere_but_where_they_are_used(
     indented = encrypted.replace("\n", "\n        ")
     inventory.write_text(
         f"all:\n  hosts:\n    localhost:\n      ansible_connection: local\n      db_password: '{PLANTED['inventory']}'\n"
-        f"      api: {{token: '{PLANTED['nested']}'}}\n      shaped: {PLANTED['shaped']}\n      broken: '{{{{ nothing_of_that_name }}}}'\n      kept: {indented}\n"
+        f"      api: {{token: '{PLANTED['nested']}'}}\n      shaped: {PLANTED['shaped']}\n      kept: {indented}\n"
+        "      broken: '{{ nothing_of_that_name }}'\n"
     )
     runs = make_runs()
     runs.settings = site.model_copy(update={"inventory": inventory, "environment": ["SOME_TOKEN"]})
