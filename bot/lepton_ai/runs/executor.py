@@ -15,7 +15,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,14 +209,14 @@ def _mask(job: Job) -> Mask:
     return Mask([*job.secrets, *named], also=service_mask)
 
 
-def _learn(job: Job, mask: Mask) -> None:
-    """Take in the inventory's secrets, which the playbook's first task leaves beside the run as soon as it knows them."""
+def _learn(job: Job, mask: Mask) -> bool:
+    """Take in the inventory's secrets, which the playbook's first task leaves beside the run, and return whether it has."""
     try:
         content = (job.private_dir / SECRETS_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return
-    with suppress(ValueError):  # being written just now; it comes before anything that could show one
-        mask.learn(json.loads(content))
+        return False
+    mask.learn(json.loads(content))  # whole: the task gives the file its name when it is written
+    return True
 
 
 def _masked_event(raw: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
@@ -238,9 +238,12 @@ def _trimmed(value: Any) -> Any:
 def _guarded(job: Job, on_event: Callable[[RunEvent], None], mask: Mask) -> Callable[[dict[str, Any]], bool]:
     """Return an event handler that never raises: an exception in one would leave the run 'running' for ever."""
 
+    learned = False
+
     def handle(raw: dict[str, Any]) -> bool:
         try:
-            _learn(job, mask)
+            nonlocal learned
+            learned = learned or _learn(job, mask)
             event = read_event(_masked_event(raw, mask))
             if event is not None:
                 on_event(event)

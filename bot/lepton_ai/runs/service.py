@@ -208,7 +208,8 @@ class Runs:
         if operation is None:
             return State.FAILED, f"the operation {run.operation} no longer exists"
         arguments = self.arguments(run)
-        self.store.set_revision(run.id, self._revision(operation))
+        if run.origin.get("approval"):  # what is approved is this revision; the digest reads many files, and nothing else needs it
+            self.store.set_revision(run.id, self._revision(operation))
         if run.check and operation.spec.risk != "read" and operation.spec.plan != "check":
             what = ", ".join(operation.targets(arguments)) or operation.name
             progress.result.warnings.append(f"what it would change cannot be shown beforehand; it is about {what}")
