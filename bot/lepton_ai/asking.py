@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from lepton_ai.access.matching import Caller
+from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.logs import configure_logs
 from lepton_ai.operations.catalog import Operation
@@ -30,25 +31,30 @@ def unwatched(_run: dict[str, Any]) -> None:
     """Watch nothing."""
 
 
-def ask(settings: Settings, operation: Operation, values: Mapping[str, Any], *, check: bool = False, why: str = "", watch: Watch = unwatched) -> dict[str, Any]:
+def ask(settings: Settings, operation: Operation, values: Mapping[str, Any], *, due: float = 0.0, watch: Watch = unwatched, **how: Any) -> dict[str, Any]:
     """Do an operation and return its run when it has ended, as JSON-like data; `watch` is called at every event.
 
-    Raises LeptonError for arguments that are wrong and for what is not allowed. Ctrl-C cancels the run and waits for it.
+    `how`: check, why, canary. What is due later (seconds since the epoch) is only written, and needs a service. Raises LeptonError for arguments that are
+    wrong and for what is not allowed. Ctrl-C cancels the run and waits for it.
     """
     configure_logs()
     arguments = typed_arguments(operation, dict(values))
     client = service(settings.socket)
     if client is None:
-        return _here(settings, operation, arguments, check=check, why=why, watch=watch)
+        if due:
+            raise LeptonError("no service runs here, and what is to be done later needs one", hint="lepton serve")
+        return _here(settings, operation, arguments, watch=watch, **how)
     try:
-        return _there(client, operation, arguments, check=check, why=why, watch=watch)
+        return _there(client, operation, arguments, watch=watch, due=due, **how)
     finally:
         client.close()
 
 
-def _there(client: ServiceClient, operation: Operation, arguments: Mapping[str, Any], *, check: bool, why: str, watch: Watch) -> dict[str, Any]:
+def _there(client: ServiceClient, operation: Operation, arguments: Mapping[str, Any], *, watch: Watch, due: float, **how: Any) -> dict[str, Any]:
     given = {name: value for name, value in arguments.items() if value is not None}
-    run = client.submit(operation.name, given, key=uuid.uuid4().hex, check=check, why=why)
+    run = client.submit(operation.name, given, key=uuid.uuid4().hex, due=due, **how)
+    if due and not run["check"]:
+        return run
     while True:
         try:
             for state in client.follow(run["id"]):
@@ -58,7 +64,7 @@ def _there(client: ServiceClient, operation: Operation, arguments: Mapping[str, 
             client.cancel(run["id"])
 
 
-def _here(settings: Settings, operation: Operation, arguments: dict[str, Any], *, check: bool, why: str, watch: Watch) -> dict[str, Any]:
+def _here(settings: Settings, operation: Operation, arguments: dict[str, Any], *, watch: Watch, **how: Any) -> dict[str, Any]:
     store = Store(settings.state_dir, settings.database_url)
     try:
         runs = Runs(settings, settings.catalog(), store)
@@ -70,7 +76,7 @@ def _here(settings: Settings, operation: Operation, arguments: dict[str, Any], *
 
         runs.listeners.append(listener)
         intake = Intake(runs, owner=principal)
-        run, _new = intake.submit(Caller(principal), Command(operation, arguments), key=f"{principal}:{uuid.uuid4().hex}", check=check, why=why)
+        run, _new = intake.submit(Caller(principal), Command(operation, arguments), key=f"{principal}:{uuid.uuid4().hex}", **how)
         # Beside the main thread, which stays free for Ctrl-C; ansible-runner would take its signal handlers.
         worker = threading.Thread(target=runs.execute, args=(run.id,), name=f"run-{run.id}")
         worker.start()

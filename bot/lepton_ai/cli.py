@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from lepton_ai.asking import ask, stored_run, stored_runs, unwatched
-from lepton_ai.cli_rights import JsonOption, SiteOption, access_app, audit_app, freeze, locks_app, unfreeze
+from lepton_ai.cli_rights import JsonOption, SiteOption, access_app, audit_app, freeze, locks_app, read_moment, unfreeze
 from lepton_ai.doctor import examine
 from lepton_ai.errors import LeptonError
 from lepton_ai.logs import configure_logs
@@ -79,9 +79,11 @@ def run(
     as_json: JsonOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before something is destroyed.")] = False,
     why: Annotated[str, typer.Option(help="A reason for the audit trail.")] = "",
+    at: Annotated[str, typer.Option(help="Later: 02:00, 30m (from now) or 2026-12-24T02:00; needs a running service.")] = "",
+    canary: Annotated[bool, typer.Option("--canary", help="On one host first, and on the others when that went well.")] = False,
 ) -> None:
     """Do an operation: `lepton run node resize web-1 vcpus=4`."""
-    _operate(words, site, as_json, check=False, yes=yes, why=why)
+    _operate(words, site, as_json, check=False, yes=yes, why=why, at=at, canary=canary)
 
 
 @app.command()
@@ -90,8 +92,9 @@ def plan(words: WordsArgument, site: SiteOption = None, as_json: JsonOption = Fa
     _operate(words, site, as_json, check=True, yes=True, why="")
 
 
-def _operate(words: list[str], site: Path | None, as_json: bool, *, check: bool, yes: bool, why: str) -> None:
+def _operate(words: list[str], site: Path | None, as_json: bool, *, check: bool, yes: bool, why: str, at: str = "", canary: bool = False) -> None:
     settings = load_settings(site)
+    due = read_moment(settings, at) if at else 0.0
     catalog = settings.catalog()
     for problem in catalog.problems:
         err.print(f"lepton: {problem}", style="yellow", markup=False)
@@ -109,8 +112,10 @@ def _operate(words: list[str], site: Path | None, as_json: bool, *, check: bool,
             raise LeptonError(f"{operation.name} destroys, and nobody is here to be asked", hint="say --yes")
         typer.confirm("Do it?", abort=True)
     with _watching(as_json) as watch:
-        ended = ask(settings, operation, values, check=check, why=why, watch=watch)
+        ended = ask(settings, operation, values, check=check, why=why, canary=canary, due=due, watch=watch)
     _report(ended, as_json)
+    if due and not State(ended["state"]).final:
+        raise typer.Exit(0)
     if ended["check"] and not check and State(ended["state"]) is State.SUCCEEDED:
         raise typer.Exit(WAITS)
     raise typer.Exit(EXIT.get(State(ended["state"]), 1))
@@ -145,7 +150,7 @@ def _report(run: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(run, indent=2, default=str))
     else:
-        out.print(_without_marks(plain_text(run_message(_run_value(run))[1])), markup=False)
+        out.print(_without_marks(plain_text(run_message(_run_value(run)).blocks)), markup=False)
 
 
 def _run_value(data: Mapping[str, Any]) -> Run:
@@ -205,6 +210,19 @@ def runs_cancel(run_id: str, site: SiteOption = None) -> None:
     if client is None:
         raise LeptonError("no service runs here", hint="a run in a terminal ends with Ctrl-C there")
     out.print("canceling" if client.cancel(run_id) else "it has ended already")
+
+
+@runs_app.command("again")
+def runs_again(
+    run_id: str,
+    site: SiteOption = None,
+    failed_hosts: Annotated[bool, typer.Option("--failed-hosts", help="Only on the hosts on which it went wrong.")] = False,
+) -> None:
+    """Ask the service for the same once more."""
+    client = service(load_settings(site).socket)
+    if client is None:
+        raise LeptonError("no service runs here", hint="ask again with: lepton run")
+    out.print(f"run {client.again(run_id, failed_hosts=failed_hosts)['id']}", markup=False)
 
 
 @app.command()

@@ -140,6 +140,14 @@ def _date(text: str) -> float:
         raise LeptonError(f"{text} is not a date: expected one such as 2026-11-23") from error
 
 
+def read_moment(settings: Settings, word: str) -> float:
+    """Return the time that a word says, in the site's time zone, as seconds since the epoch."""
+    found = read_until(word, datetime.datetime.now(settings.zone).astimezone(settings.zone))
+    if found is None:
+        raise LeptonError(f"{word} is no time: expected 30m, 2h, 1d, 18:00 or a date such as 2026-12-24T02:00")
+    return found.timestamp()
+
+
 def freeze(
     target: Annotated[str, typer.Argument(help="What may not change: node/web-1, node/prod-*, or * for everything.")] = EVERYTHING,
     until: Annotated[str, typer.Option(help="30m, 2h, 18:00 or a date; until it is lifted by default.")] = "",
@@ -148,12 +156,7 @@ def freeze(
 ) -> None:
     """Stop all changes of a target, at every door, until it is lifted."""
     settings = load_settings(site)
-    end = None
-    if until:
-        found = read_until(until, datetime.datetime.now(settings.zone).astimezone())
-        if found is None:
-            raise LeptonError(f"{until} is not an end: expected 30m, 2h, 1d, 18:00 or a date")
-        end = found.timestamp()
+    end = read_moment(settings, until) if until else None
     client = service(settings.socket)
     if client is not None:
         frozen: dict[str, Any] = client.freeze(target, end, why)

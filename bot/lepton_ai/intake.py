@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lepton_ai.access.approvals import ApprovalRule, may_approve, needed_approval
@@ -17,12 +17,13 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import Command, typed_arguments
 from lepton_ai.runs import leases
-from lepton_ai.runs.model import Request, Result, Run
+from lepton_ai.runs.model import Request, Result, Run, failed_of
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.standing import Standing, standing
 
 CONFIRMATION = "confirmation"
 CONFIRM_SECONDS = 60 * 60
+AGAIN_SECONDS = 10.0  # asking again for the same within so many is asking once
 LEPTON = "lepton"  # who ends a plan that can no longer be done
 FREEZE = "freeze"  # what a role must name so that its holders may freeze and unfreeze
 
@@ -42,6 +43,7 @@ class Intake:
     runs: Runs
     owner: str
     groups_of: Callable[[str], tuple[str, ...] | None] = lambda _principal: None  # today's groups, None where they are not known
+    gone: Callable[[str], bool | None] = lambda _principal: False  # whether an account was deactivated, None where that cannot be told; may ask Slack
 
     def __post_init__(self) -> None:
         self.runs.gate = self.gate
@@ -93,13 +95,16 @@ class Intake:
         confirm: bool = False,
         why: str = "",
         origin: Mapping[str, Any] | None = None,
+        hosts: Sequence[str] = (),
+        canary: bool = False,
     ) -> tuple[Run, bool]:
         """Write the request and return (run, whether it is new); raise RefusedError, which is written down too.
 
         What needs approval becomes a plan that waits for it, at every door; so does, with `confirm`, what needs only
-        the caller's own confirmation.
+        the caller's own confirmation. `hosts`: only on these; `canary`: on one host first.
         """
         operation = command.operation
+        _must_go_host_by_host(operation, hosts, canary=canary)
         due = float((origin or {}).get("due") or 0.0)
         verdict, rule, frozen = self.judge(caller, command, due)
         if not verdict.allowed:
@@ -112,12 +117,27 @@ class Intake:
         if not check and (rule is not None or confirm):
             where = {**(where if rule is None else self._asked_where(where)), "approval": self._approval(caller, operation, rule, confirm=confirm)}
             check = True
-        return self.runs.submit(Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=where))
+        request = Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=where, hosts=hosts, canary=canary)
+        return self.runs.submit(request)
 
     def submit_values(self, caller: Caller, operation: Operation, values: Mapping[str, Any], **how: Any) -> tuple[Run, bool]:
         """Submit arguments that come as values and not as words: from forms, Python and the socket."""
         given = {name: value for name, value in values.items() if value is not None}
         return self.submit(caller, Command(operation, typed_arguments(operation, given)), **how)
+
+    def again(self, caller: Caller, run_id: str, *, failed_hosts: bool = False) -> Run:
+        """Ask for the same once more, as this caller; with `failed_hosts` only where it went wrong. Asked twice at once is asked once."""
+        run = self.runs.store.run(run_id)
+        operation = self.runs.catalog.operations.get(run.operation)
+        if operation is None:
+            raise LeptonError(f"the operation {run.operation} no longer exists")
+        hosts = failed_of(run) if failed_hosts else list(run.hosts)
+        if failed_hosts and not hosts:
+            raise LeptonError(f"run {run.id} failed on no host, or on all of them")
+        key = f"again:{run.id}:{'failed' if failed_hosts else 'all'}:{int(time.time() // AGAIN_SECONDS)}"
+        destroys = operation.spec.risk == "destroy"
+        command, why = Command(operation, self.runs.arguments(run)), f"again: {run.id}"
+        return self.submit(caller, command, key=key, confirm=destroys, why=why, origin=dict(run.origin), hosts=hosts, canary=run.canary and not failed_hosts)[0]
 
     # -- approvals -----------------------------------------------------------------------------------------------
 
@@ -142,6 +162,10 @@ class Intake:
         if reason is not None and (approved or caller.principal != plan.principal):
             self.runs.store.record(plan.id, caller.principal, "refused", {"operation": plan.operation, "rule": reason})
             raise RefusedError(caller, "approve this" if approved else "reject this", reason)
+        if approved and (gone := self.gone(plan.principal)) is not False:
+            if gone is None:
+                raise LeptonError("whether whoever asked for this is still here cannot be told now: Slack does not answer", hint="try again in a moment")
+            raise LeptonError("whoever asked for this is no longer here, so it cannot be approved: ask for it yourself")
         stands = self.runs.store.decide(plan.id, caller.principal, approved=approved)
         if stands is Standing.EXPIRED or (stands is Standing.APPROVED and not approved) or (stands is Standing.REJECTED and approved):
             raise LeptonError(f"too late: this plan {_said(stands)}")
@@ -225,7 +249,7 @@ class Intake:
             raise
         origin = {name: value for name, value in plan.origin.items() if name != "approval"}
         request = Request(operation.name, arguments, plan.principal, key=_apply_key(plan), why=plan.why, origin=origin, approved_plan=plan.id)
-        return self.runs.submit(request)[0]
+        return self.runs.submit(replace(request, hosts=plan.hosts, canary=plan.canary))[0]
 
     def gate(self, run: Run, operation: Operation, arguments: Mapping[str, Any]) -> str | None:
         """Return why a run must not begin after all: frozen meanwhile, or due now for somebody who may no longer."""
@@ -237,6 +261,8 @@ class Intake:
                 self._must_still(self._requester(run), operation, arguments)
             except RefusedError as error:
                 return str(error)
+            if self.gone(run.principal):
+                return "whoever asked for this is no longer here"
         return None
 
     def _requester(self, run: Run) -> Caller:
@@ -261,7 +287,7 @@ class Intake:
         return any(rule.name == name and rule.hosts_over is not None for rule in self.runs.settings.access.approvals)
 
     def _approval(self, caller: Caller, operation: Operation, rule: ApprovalRule | None, *, confirm: bool) -> dict[str, Any]:
-        common = {"groups": list(caller.groups), "channel": caller.channel, "plannable": operation.spec.plan == "check", "confirm": confirm}
+        common = {"groups": list(caller.groups), "channel": caller.channel, "plannable": operation.spec.plan != "none", "confirm": confirm}
         return {**common, **(_own(caller.principal) if rule is None else _asked_of(rule))}
 
     def _asked_where(self, origin: dict[str, Any]) -> dict[str, Any]:
@@ -321,6 +347,14 @@ class Intake:
             "", caller.principal, "refused", {"operation": command.operation.name, "targets": targets, "rule": rule, "origin": dict(origin or {})}
         )
         raise RefusedError(caller, f"{command.operation.name} {' '.join(targets)}".strip(), rule)
+
+
+def _must_go_host_by_host(operation: Operation, hosts: Sequence[str], *, canary: bool) -> None:
+    """Refuse to do only a part of what cannot be done in parts."""
+    if (hosts or canary) and not operation.spec.per_host:
+        raise LeptonError(f"{operation.name} is one thing for all hosts", hint="its specification does not say per_host: true")
+    if canary and (operation.spec.risk == "read" or operation.spec.plan != "check"):
+        raise LeptonError(f"{operation.name} cannot begin with one host: which hosts it would change cannot be seen beforehand")
 
 
 def _own(principal: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lepton_ai.runs.queue import Queue
 from lepton_ai.runs.service import Listener, Runs
 from lepton_ai.runs.store import Store
 from lepton_ai.settings import Secrets, Settings
+from lepton_ai.slack.accounts import Accounts
 from lepton_ai.slack.app import build_app, slack_client
 from lepton_ai.slack.choices import Choices
 from lepton_ai.slack.door import Door
@@ -56,12 +57,12 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
     runs = Runs(settings, catalog, store)
     registry = CollectorRegistry()
     runs.listeners.append(_metrics(registry))
-    groups = Groups()
+    groups, accounts = Groups(), Accounts()
     # Before the queue, which begins at once what an earlier process has left.
-    intake = Intake(runs, owner=os_principal(os.getuid()), groups_of=groups.of_principal)
+    intake = Intake(runs, owner=os_principal(os.getuid()), groups_of=groups.of_principal, gone=accounts.gone)
     queue = await asyncio.to_thread(Queue, runs)
     try:
-        await _open_doors(settings, secrets, intake, groups, queue, registry)
+        await _open_doors(settings, secrets, intake, groups, accounts, queue, registry)
     finally:
         await asyncio.to_thread(queue.close, DRAIN_SECONDS)
         store.close()
@@ -77,7 +78,9 @@ def _check(settings: Settings, secrets: Secrets) -> None:
         raise LeptonError("Socket Mode needs SLACK_APP_TOKEN", hint="make one with connections:write at api.slack.com, or set slack.mode to http")
 
 
-async def _open_doors(settings: Settings, secrets: Secrets, intake: Intake, groups: Groups, queue: Queue, registry: CollectorRegistry) -> None:
+async def _open_doors(
+    settings: Settings, secrets: Secrets, intake: Intake, groups: Groups, accounts: Accounts, queue: Queue, registry: CollectorRegistry
+) -> None:
     """Keep the doors open until a signal comes."""
     # The default has six threads on two cores; those who only wait for the database must not make others wait.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DOOR_THREADS, "door"))
@@ -89,6 +92,7 @@ async def _open_doors(settings: Settings, secrets: Secrets, intake: Intake, grou
     links = Links(settings.state_dir, settings.public_url)
     if secrets.slack_bot_token is not None:
         client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
+        accounts.connect(client)
         messages = LiveMessages(runs, client, settings.slack.update_seconds, links.to if settings.public_url else None)
         runs.listeners.append(messages.changed)
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None

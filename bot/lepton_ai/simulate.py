@@ -54,9 +54,9 @@ def simulate(settings: Settings, line: str, *, user: str, team: str, channel: st
         verdict, rule, frozen = intake.judge(caller, command)
         if not verdict.allowed or frozen is not None:
             return Simulated("refused", str(frozen) if verdict.allowed else verdict.rule)
-        if command.operation.spec.plan != "check" and command.operation.spec.risk != "read":
+        if command.operation.spec.plan == "none" and command.operation.spec.risk != "read":
             raise LeptonError(f"{command.operation.name} cannot be planned, so nothing more can be shown", hint=f"it is allowed: {verdict.rule}")
         request = Request(command.operation.name, command.arguments, caller.principal, key="simulated", check=True)
         run = runs.execute(runs.submit(request)[0].id)
-        blocks = run_message(run, label=settings.label)[1]
+        blocks = run_message(run, label=settings.label).blocks
     return Simulated("approval" if rule else "allowed", f"rule {rule.name}: {', '.join(rule.approvers)}" if rule else verdict.rule, blocks)

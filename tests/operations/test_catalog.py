@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.lepton.cloud.plugins.module_utils._steps import PLANNERS
 from tests.conftest import write_playbook
 
 from lepton_ai.errors import LeptonError
@@ -19,10 +20,11 @@ TASKS = "- name: Say\n  ansible.builtin.debug:\n    msg: hello"
 def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> None:
     assert not catalog.problems
     assert set(catalog.operations) == {
-        "host.show", "node.console", "node.create", "node.list", "node.reboot", "node.release", "node.resize", "node.show", "node.start", "node.stop",
+        "host.show", "node.abandon", "node.console", "node.create", "node.list", "node.reboot", "node.rebuild", "node.release", "node.resize",
+        "node.show", "node.start", "node.stop",
     }  # fmt: skip
     assert all(operation.guarded for operation in catalog)
-    assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {"node.release"}
+    assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {"node.release", "node.rebuild"}
 
 
 def test_dropping_a_file_pair_into_the_folder_is_a_new_operation(tmp_path: Path) -> None:
@@ -63,6 +65,10 @@ def test_without_our_key_an_operation_counts_as_destroy_and_is_granted_by_name_o
         ("{}", "{timeout: soon}", 7, "positive number of seconds"),
         ("{}", "{kinds: {n: node}}", 7, "there is no option 'n'"),
         ("{}", "{positional: [n]}", 7, "there is no option 'n'"),
+        ("{}", "{per_host: often}", 7, "expected true or false"),
+        ("{}", "{undo: backwards}", 7, "expected an operation such as"),
+        ("{}", "{undo: bad.two}", 1, "there is no operation bad.two"),
+        ("{n: {no_log: true}}", "{plan: planner}", 6, "the steps of a plan are shown"),
     ],
 )
 def test_a_broken_specification_is_named_with_file_line_and_reason(tmp_path: Path, options: str, lepton: str, line: int, reason: str) -> None:
@@ -106,7 +112,7 @@ def test_the_reference_page_is_the_generated_one(catalog: Catalog) -> None:
     assert (PACKAGE.parent.parent / "docs" / "operations.md").read_text() == reference_page(catalog), "run: make docs"
 
 
-READING = {f"lepton.cloud.{name}" for name in ("operation", "locate", "place", "virtual_node_info", "host_info")}
+READING = {f"lepton.cloud.{name}" for name in ("operation", "locate", "place", "plan", "virtual_node_info", "host_info")}
 
 
 @pytest.mark.parametrize(
@@ -125,3 +131,25 @@ def test_a_playbook_keeps_what_its_plan_promises(operation: Operation) -> None:
         if "register" in task and not modules <= READING:
             changing.add(task["register"])
     assert not [name for name in changing for text in texts if f"{name}." in text], "a later task uses what a change has answered"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [operation for operation in load_catalog({"built-in": builtin_playbooks()}) if operation.spec.plan == "planner"],
+    ids=lambda operation: operation.name,
+)
+def test_a_composite_changes_only_by_its_steps(operation: Operation) -> None:
+    """What is approved is the list of steps, so nothing else in such a playbook may change anything."""
+    folder = operation.playbook.parent
+    assert operation.name in PLANNERS
+    plays = yaml.safe_load(operation.playbook.read_text())
+    tasks = [task for play in plays for task in play["tasks"]]
+    modules = [next(key for key in task if key.startswith(("ansible.builtin.", "lepton.cloud."))) for task in tasks]
+    assert set(modules) <= READING | {"ansible.builtin.include_tasks"}
+    assert modules.count("lepton.cloud.plan") == 1
+    (steps,) = [task for task in tasks if "ansible.builtin.include_tasks" in task]
+    assert steps["ansible.builtin.include_tasks"] == "tasks/step.yml"
+    assert steps["when"] == "not ansible_check_mode or lepton_plan is defined"
+    assert plays[-1]["any_errors_fatal"] is True, "a step after one that failed would still be done on other hosts"
+    (step,) = yaml.safe_load((folder / "tasks" / "step.yml").read_text())
+    assert set(step) == {"name", "lepton.cloud.step", "when"}

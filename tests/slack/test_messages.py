@@ -17,9 +17,9 @@ from lepton_ai.runs.model import Decision, EventKind, Request, Result, Run, RunE
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.store import Store
-from lepton_ai.sandbox.blocks import message_trouble
+from lepton_ai.slack.checks import message_trouble
 from lepton_ai.slack.messages import LiveMessages
-from lepton_ai.slack.views import APPROVE, CANCEL, REJECT, details, plain_text, run_message, runs_text
+from lepton_ai.slack.views import APPROVE, CANCEL, REJECT, plain_text, run_message, runs_text
 
 RUN = Run(
     id="abc", operation="node.resize", arguments={"node": "web-1", "vcpus": 3, "memory": None, "restart": False}, principal="slack:T1/U1", check=False,
@@ -34,27 +34,27 @@ def actions(blocks: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_running_run_can_be_canceled_and_an_ended_one_cannot() -> None:
-    assert actions(run_message(RUN)[1]) == [CANCEL]
-    assert actions(run_message(ENDED)[1]) == []
+    assert actions(run_message(RUN).blocks) == [CANCEL]
+    assert actions(run_message(ENDED).blocks) == []
 
 
 def test_a_plan_of_what_destroys_asks_until_it_is_answered() -> None:
     approval = {"rule": "confirmation", "approvers": [RUN.principal], "count": 1, "self": True, "expires": time.time() + 60, "plannable": True}
     plan = replace(ENDED, check=True, risk="destroy", origin={**RUN.origin, "approval": approval}, result={"changed_hosts": ["h"]})
-    assert actions(run_message(plan)[1]) == [APPROVE, REJECT]
-    decided = run_message(plan, decisions=[Decision("slack:T1/U1", True, 1.0)])[1]
+    assert actions(run_message(plan).blocks) == [APPROVE, REJECT]
+    decided = run_message(plan, decisions=[Decision("slack:T1/U1", True, 1.0)]).blocks
     assert actions(decided) == []
     assert "approved by <@U1>" in plain_text(decided)
-    assert actions(run_message(replace(plan, state=State.FAILED))[1]) == []
-    assert actions(run_message(replace(plan, result={}))[1]) == []
+    assert actions(run_message(replace(plan, state=State.FAILED)).blocks) == []
+    assert actions(run_message(replace(plan, result={})).blocks) == []
     late = replace(plan, origin={**plan.origin, "approval": {**approval, "expires": 1.0}})
-    assert actions(run_message(late)[1]) == []
-    assert "*expired*" in plain_text(run_message(late)[1])
+    assert actions(run_message(late).blocks) == []
+    assert "*expired*" in plain_text(run_message(late).blocks)
 
 
 def test_what_changed_and_what_waits_is_said() -> None:
     change = {"host": "h", "field": "vcpus", "before": 1, "after": 3, "effective": "at the next start"}
-    text = plain_text(run_message(replace(ENDED, result={"changes": [change], "changed_hosts": ["h"], "warnings": ["careful"]}))[1])
+    text = plain_text(run_message(replace(ENDED, result={"changes": [change], "changed_hosts": ["h"], "warnings": ["careful"]})).blocks)
     assert "*changed*" in text
     assert "h: `vcpus` 1 → *3* (at the next start)" in text
     assert "careful" in text
@@ -64,7 +64,8 @@ def test_what_changed_and_what_waits_is_said() -> None:
 @pytest.mark.parametrize("foreign", ["<!channel> <@U2> & *x*", "x" * 10_000, "`" * 50, "\u202e", "<http://evil|click>"])
 def test_foreign_text_is_data_and_fits(foreign: str) -> None:
     run = replace(ENDED, state=State.FAILED, error=foreign, arguments={"node": foreign}, command=foreign, result={"warnings": [foreign] * 100, "changes": []})
-    text, blocks = run_message(run)
+    message = run_message(run)
+    text, blocks = message.text, message.blocks
     assert message_trouble(text, blocks) is None
     assert "<!channel>" not in str(blocks)
     assert "<@U2>" not in str(blocks)
@@ -75,15 +76,16 @@ def test_foreign_text_is_data_and_fits(foreign: str) -> None:
 def test_a_big_answer_fits(store: Store) -> None:
     nodes = [{"name": f"n{n}", "state": "running", "vcpus": 1, "max_vcpus": 2, "memory": "1GiB", "max_memory": "2GiB"} for n in range(2000)]
     for result in ({"answers": {"h": {"nodes": nodes}}}, {"answers": {"h": {"console": "line & <x>\n" * 5000}}}):
-        text, blocks = run_message(replace(ENDED, risk="read", result=result))
-        assert message_trouble(text, blocks) is None
+        message = run_message(replace(ENDED, risk="read", result=result))
+        assert message_trouble(message.text, message.blocks) is None
+        assert message.files
 
 
 def test_progress_shows_hosts_and_task() -> None:
     progress = Progress()
     progress.add(RunEvent(EventKind.TASK, task="Change CPU"))
     progress.add(RunEvent(EventKind.OK, host="host1"))
-    assert "Change CPU\nhost1 ok" in plain_text(run_message(RUN, progress)[1])
+    assert "Change CPU\nhost1 ok" in plain_text(run_message(RUN, progress).blocks)
 
 
 class FakeSlack:
@@ -183,9 +185,7 @@ def test_a_message_that_was_deleted_is_posted_anew_when_the_run_has_ended(make_r
 
 def test_many_hosts_are_counted_and_those_that_went_wrong_named() -> None:
     hosts = {f"host{number:03}": "unreachable" if number % 10 == 0 else "ok" for number in range(200)}
-    text, blocks = run_message(RUN, Progress(task="Do", tasks=4, tasks_begun=2, hosts=hosts))
-    assert message_trouble(text, blocks) is None
-    shown = plain_text(blocks)
+    shown = plain_text(run_message(RUN, Progress(task="Do", tasks=4, tasks_begun=2, hosts=hosts)).blocks)
     assert "200 hosts: 180 ok, 20 unreachable" in shown
     assert "host000, host010" in shown
     assert "and 10 more" in shown
@@ -194,20 +194,48 @@ def test_many_hosts_are_counted_and_those_that_went_wrong_named() -> None:
 
 def test_what_has_no_room_stands_whole_in_files() -> None:
     changes = [{"host": f"h{number}", "field": "vcpus", "before": 1, "after": number, "effective": "now"} for number in range(200)]
-    run = replace(ENDED, result={"changes": changes, "changed_hosts": ["h1"]}, error="")
-    assert "and 170 more, in the thread" in plain_text(run_message(run)[1])
-    ((name, content),) = details(run)
+    message = run_message(replace(ENDED, result={"changes": changes, "changed_hosts": ["h1"]}, error=""))
+    assert "170 more of 200 _(all of it in the thread: changes.txt)_" in plain_text(message.blocks)
+    ((name, content),) = message.files
     assert name == "changes.txt"
     assert content.splitlines()[199] == "h199: vcpus 1 -> 199"
     nodes = [{"name": f"n{number}", "state": "running", "vcpus": 1, "max_vcpus": 2, "memory": "1GiB", "max_memory": "2GiB"} for number in range(300)]
-    answer = replace(ENDED, risk="read", result={"answers": {"h": {"nodes": nodes, "console": "line\n" * 2000}}})
-    assert {name: content.count("\n") for name, content in details(answer)} == {"h-console.txt": 2000, "answer.txt": 300}
-    assert details(ENDED) == []
+    for answer, expected in (({"nodes": nodes}, {"answer.txt": 300}), ({"console": "line\n" * 2000}, {"h-console.txt": 2000})):
+        read = run_message(replace(ENDED, risk="read", result={"answers": {"h": answer}}))
+        assert {name: content.count("\n") for name, content in read.files} == expected
+        assert "(all of it in the thread: " in plain_text(read.blocks)
+    assert run_message(ENDED).files == []
+
+
+LONG = "<&> " * 3000  # three times as long when it is escaped
+
+
+@pytest.mark.parametrize(
+    ("run", "file"),
+    [
+        (replace(RUN, arguments={"node": LONG}), "request.txt"),
+        (replace(ENDED, command=LONG), "command.txt"),
+        (replace(ENDED, state=State.FAILED, error=LONG), "error.txt"),
+        (replace(ENDED, result={"warnings": [LONG]}), ""),
+        (replace(ENDED, result={"warnings": ["w" * 500] * 30}), "warnings.txt"),
+        (replace(ENDED, result={"changes": [{"host": "h", "field": "f", "before": LONG, "after": 1, "effective": "now"}]}), "changes.txt"),
+        (replace(ENDED, risk="read", result={"answers": {"h": {"console": LONG}}}), "h-console.txt"),
+        (replace(ENDED, risk="read", result={"answers": {f"h{number}": {"console": LONG} for number in range(60)}}), "h59-console.txt"),
+    ],
+)
+def test_nothing_is_cut_silently(run: Run, file: str) -> None:
+    message = run_message(run)
+    assert message_trouble(message.text, message.blocks) is None
+    if file:
+        assert any(LONG in content or content.count("w" * 500) == 30 for name, content in message.files if name == file), message.files
+        assert file in plain_text(message.blocks) or "more consoles stand in the thread" in plain_text(message.blocks)
+    else:
+        assert any(LONG in content for _name, content in message.files)
 
 
 def test_who_holds_the_lock_and_when_it_begins_is_said() -> None:
     waiting = replace(RUN, state=State.QUEUED)
-    text = plain_text(run_message(waiting, Progress(task="waiting for run abc, node.stop by slack:T1/U7 (number 2 in the queue)"))[1])
+    text = plain_text(run_message(waiting, Progress(task="waiting for run abc, node.stop by slack:T1/U7 (number 2 in the queue)")).blocks)
     assert "queued: waiting for run abc, node.stop by <@U7> (number 2 in the queue)" in text
     later = replace(waiting, origin={**RUN.origin, "due": time.time() + 3600})
-    assert "scheduled for" in plain_text(run_message(later)[1])
+    assert "scheduled for" in plain_text(run_message(later).blocks)

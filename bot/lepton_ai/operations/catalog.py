@@ -21,6 +21,7 @@ RESERVED_NOUNS = frozenset(
     [
         "help",
         "at",
+        "canary",
         "why",
         "runs",
         "run",
@@ -134,6 +135,10 @@ def load_catalog(folders: Mapping[str, Path]) -> Catalog:
                 operations[operation.name] = operation
             else:
                 overrides.append(f"{operation.name}: {earlier.playbook} ({earlier.origin}) is used instead of {operation.playbook}")
+    for name, operation in list(operations.items()):
+        if operation.spec.undo and operation.spec.undo not in operations:
+            problems.append(CatalogProblem(operation.playbook.with_suffix(".meta.yml"), 1, f"lepton.undo: there is no operation {operation.spec.undo}"))
+            del operations[name]
     return Catalog(dict(sorted(operations.items())), tuple(problems), tuple(overrides))
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import structlog
 from ansible_runner.interface import init_runner
 
+from lepton_ai.errors import LeptonError
 from lepton_ai.masking import Mask, service_mask
 from lepton_ai.runs import processes
 from lepton_ai.runs.model import RunEvent, State
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 LONGEST_MASKED = 64 * 1024  # characters of one text of an event; far fewer are kept
 MASKED_AT_ONCE = 256 * 1024  # bytes of output: masking holds the interpreter, and others want to be answered
 SECRETS_FILE = "secrets.json"
+HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,252}", re.ASCII)
 SECRET_NAME = re.compile("pass|secret|token|credential|private|api_?key", re.IGNORECASE)
 KEPT_OUTPUT = 64 * 1024 * 1024  # bytes of Ansible's own output that are kept: its end, where it is longer
 # What a playbook gets of the service's environment: where programs are, who and where it is, and the ssh agent.
@@ -43,7 +45,10 @@ POLL_SECONDS = 0.2  # how soon ansible-runner sees that its child has ended
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt at a run. `secrets` are values that must show nowhere; `extra_environment` names variables to pass on."""
+    """One attempt at a run. `secrets` are values that must show nowhere; `extra_environment` names variables to pass on.
+
+    `hosts`: only these, and this machine itself; all where there are none.
+    """
 
     run_id: str
     token: str
@@ -58,6 +63,7 @@ class Job:
     ansible_config: Path | None = None
     secrets: Sequence[Any] = field(default=(), repr=False)
     extra_environment: Sequence[str] = ()
+    hosts: Sequence[str] = ()
     socket: Path | None = None
 
 
@@ -92,13 +98,20 @@ class Cancel:
                 self._wakes.remove(wake)
 
 
-def command_line(playbook: Path, inventory: Path, arguments: Mapping[str, Any], *, check: bool) -> str:
+def command_line(playbook: Path, inventory: Path, arguments: Mapping[str, Any], *, check: bool, hosts: Sequence[str] = ()) -> str:
     """Return the line with which a person could do the same without the bot. Secret arguments come masked already."""
     given = {name: value for name, value in arguments.items() if value is not None}
     words = ["ansible-playbook", "-i", str(inventory), str(playbook)]
     if given:
         words += ["-e", json.dumps(untrusted(given) if "{" in json.dumps(list(given.values())) else given)]
-    return shlex.join(words + (["--check", "--diff"] if check else []))
+    return shlex.join([*words, *_options(hosts, check=check), *(["--diff"] if check else [])])
+
+
+def _options(hosts: Sequence[str], *, check: bool) -> list[str]:
+    """Return Ansible's options. Names of hosts are data and no patterns: what is not plainly a name is refused."""
+    if strange := [host for host in hosts if not HOST_NAME.fullmatch(host)]:
+        raise LeptonError(f"{strange[0][:80]!a} is not the name of a host")
+    return [*(["--limit", ",".join(["localhost", *hosts])] if hosts else []), *(["--check"] if check else [])]
 
 
 def untrusted(value: Any) -> Any:
@@ -138,7 +151,7 @@ def execute(job: Job, on_event: Callable[[RunEvent], None], cancel: Cancel) -> t
             private_data_dir=str(job.private_dir),
             playbook=str(job.playbook),
             inventory=str(job.inventory),
-            cmdline="--check --diff" if job.check else "--diff",
+            cmdline=shlex.join([*_options(job.hosts, check=job.check), "--diff"]),
             ident="attempt",
             quiet=True,
             event_handler=_guarded(job, on_event, mask),
@@ -223,7 +236,7 @@ def _masked_event(raw: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
     """Return the parts of an event that are read, masked where foreign text stands in them, and not longer than that is quick."""
     data = raw.get("event_data") or {}
     shown = {name: mask(data.get(name, "")) for name in ("play", "task", "name")}
-    kept = {name: data[name] for name in ("host", "ignore_errors") if name in data}
+    kept = {name: data[name] for name in ("host", "ignore_errors", "task_action") if name in data}
     return {"event": raw.get("event", ""), "event_data": {**shown, **kept, "res": mask(_trimmed(data.get("res")))}}
 
 

@@ -28,12 +28,17 @@ def revision(operation: Operation, inventory: Path, collections: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def difference(plan: Run, planned: Result, arguments: Mapping[str, Any], now_revision: str, now: Result) -> str:
-    """Return what differs between an approved plan and the world as it is now, "" when nothing does."""
+def difference(plan: Run, arguments: Mapping[str, Any], now_revision: str) -> str:
+    """Return what differs between what was approved and what is to be done now, "" when nothing does."""
     if plan.revision != now_revision:
         return f"the playbook has changed since (it was {plan.revision}, and is {now_revision})"
     if dict(plan.arguments) != dict(arguments):
         return "the arguments are not those of the plan"
+    return ""
+
+
+def changed_since(planned: Result, now: Result) -> str:
+    """Return what would be changed now and was not planned, or the other way round; "" when nothing is."""
     before, after = _shown(planned), _shown(now)
     if max(len(planned.changes), len(now.changes)) >= MOST:
         return "it changes more than can be compared"

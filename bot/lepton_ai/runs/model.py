@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+HERE = "localhost"  # where playbooks check their requests; none of the hosts they are about
 
 
 class State(StrEnum):
@@ -29,7 +31,8 @@ class State(StrEnum):
 class Request:
     """One thing asked for. `key` makes a repeated delivery the same request; `origin` is where the answer goes.
 
-    `approved_plan` is the run of the plan that was approved: only what that one showed may be done.
+    `approved_plan` is the run of the plan that was approved: only what that one showed may be done. `hosts`: only on these, all
+    where there are none. `canary`: on one host first, and on the others when that went well.
     """
 
     operation: str
@@ -40,6 +43,8 @@ class Request:
     why: str = ""
     origin: Mapping[str, Any] = field(default_factory=dict)
     approved_plan: str = ""
+    hosts: Sequence[str] = ()
+    canary: bool = False
 
 
 class EventKind(StrEnum):
@@ -57,7 +62,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True)
 class RunEvent:
-    """One event of a run. `result` is what a module answered; `ignored` marks a failure that the play goes past."""
+    """One event of a run. `result` is what a module answered; `ignored` marks a failure that the play goes past.
+
+    `action` is the task's module or action plugin.
+    """
 
     kind: EventKind
     play: str = ""
@@ -65,6 +73,7 @@ class RunEvent:
     host: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
     ignored: bool = False
+    action: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     timeline: list[tuple[float, str, str, str]] = field(default_factory=list)  # seconds after the start, host, task, outcome
+    plan: dict[str, Any] = field(default_factory=dict)  # of a composite operation: {steps, digest}
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,8 @@ class Run:
     delivered: bool
     revision: str = ""
     approved_plan: str = ""
+    hosts: Sequence[str] = ()
+    canary: bool = False
 
     @property
     def due(self) -> float:
@@ -127,3 +139,18 @@ class Decision:
     principal: str
     approved: bool
     at: float
+
+
+def failed_of(run: Run) -> list[str]:
+    """Return the hosts on which a run went wrong, where it went well on others; none where it went wrong everywhere."""
+    result = result_of(run)
+    hosts = {host for _seconds, host, _task, _outcome in result.timeline} - {HERE}
+    failed = [host for host in result.failures if host != HERE]
+    return failed if set(failed) < hosts else []
+
+
+def result_of(run: Run) -> Result:
+    """Return a run's stored result as the value it was."""
+    data = dict(run.result)
+    data["changes"] = [FieldChange(**change) for change in data.get("changes", [])]
+    return Result(**data)

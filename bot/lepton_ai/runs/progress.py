@@ -14,6 +14,8 @@ from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
 
 LONGEST = 4000  # characters of one text that is kept
 MOST = 2000  # entries of one list that are kept
+PLANNER = "lepton.cloud.plan"
+DEEPEST = 12  # levels of a result
 _HOST_KINDS = {
     "runner_on_ok": EventKind.OK,
     "runner_on_failed": EventKind.FAILED,
@@ -44,13 +46,14 @@ def read_event(event: Mapping[str, Any]) -> RunEvent | None:
             play=_cut(data.get("play", "")),
             task=_cut(data.get("task", "")),
             host=_cut(data.get("host", "")),
-            result=bounded(result),
+            result=bounded(result, depth=DEEPEST),
             ignored=bool(data.get("ignore_errors")),
+            action=str(data.get("task_action", "")),
         )
     return None
 
 
-def bounded(value: Any, depth: int = 6) -> Any:
+def bounded(value: Any, depth: int = DEEPEST) -> Any:
     """Return the value as every database takes it: long texts and lists cut, deep nesting named, no NUL, no NaN."""
     if isinstance(value, str):
         return _cut(value)
@@ -66,6 +69,14 @@ def bounded(value: Any, depth: int = 6) -> Any:
 
 
 @dataclass
+class Task:
+    """One task of a playbook, and how it went on each host so far."""
+
+    name: str
+    hosts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Progress:
     """What people are shown while a run proceeds, folded from its events."""
 
@@ -76,17 +87,22 @@ class Progress:
     tasks_done: int = 0
     begun: float = field(default_factory=time.monotonic)
     hosts: dict[str, str] = field(default_factory=dict)
+    begun_tasks: list[Task] = field(default_factory=list)  # in order; as many as are kept
     result: Result = field(default_factory=Result)
 
     def add(self, event: RunEvent) -> None:
         """Take one event in. Never raises on data that a host made up."""
         if event.host and len(self.result.timeline) < MOST:
             self.result.timeline.append((round(time.monotonic() - self.begun, 2), event.host, event.task, event.kind.value))
+        if event.host and self.begun_tasks:
+            self.begun_tasks[-1].hosts[event.host] = event.kind.value
         if event.kind is EventKind.PLAY:
             self.play = event.play
         elif event.kind is EventKind.TASK:
             self.task = event.task
             self.tasks_begun += 1
+            if len(self.begun_tasks) < MOST:
+                self.begun_tasks.append(Task(event.task))
         elif event.kind in (EventKind.FAILED, EventKind.UNREACHABLE):
             self.hosts[event.host] = event.kind.value
             if not event.ignored:
@@ -98,6 +114,9 @@ class Progress:
             self._take_result(event)
 
     def _take_result(self, event: RunEvent) -> None:
+        plan = event.result.get("lepton_plan")
+        if isinstance(plan, Mapping) and event.action == PLANNER:  # which runs here; a module's answer may be made up by its host
+            self.result.plan = dict(plan)
         for warning in _texts(event.result.get("warnings")):
             _append(self.result.warnings, warning)
         if event.kind is EventKind.CHANGED and event.host not in self.result.changed_hosts:
@@ -110,6 +129,15 @@ class Progress:
         answer = {key: value for key, value in event.result.items() if isinstance(value, _ANSWER_TYPES.get(key, ()))}
         if answer:
             self.result.answers.setdefault(event.host, {}).update(answer)
+
+    def take_plan(self) -> None:
+        """Count what a composite operation has planned as what it would change, step by step."""
+        for step in self.result.plan.get("steps", ()):
+            before, after = step["before"], step["after"]
+            if step["host"] not in self.result.changed_hosts:
+                self.result.changed_hosts.append(step["host"])
+            for field_name in {**before, **after}:
+                _append(self.result.changes, FieldChange(step["host"], field_name, before.get(field_name), after.get(field_name)))
 
 
 def field_changes(event: RunEvent) -> list[FieldChange]:

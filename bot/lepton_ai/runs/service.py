@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,13 @@ from lepton_ai.masking import MASK, service_mask
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.paths import collections_path
 from lepton_ai.runs import leases, processes
-from lepton_ai.runs.executor import Cancel, Job, command_line, execute
-from lepton_ai.runs.frozen import difference, revision
-from lepton_ai.runs.model import FieldChange, Request, Result, Run, RunEvent, State
+from lepton_ai.runs.attempt import Attempt
+from lepton_ai.runs.executor import Cancel, Job, execute
+from lepton_ai.runs.frozen import revision
+from lepton_ai.runs.model import Request, Result, Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.standing import Standing, standing
-from lepton_ai.runs.store import LOOKING, Store
+from lepton_ai.runs.store import Store
 from lepton_ai.settings import Settings
 
 log = structlog.get_logger()
@@ -209,8 +209,8 @@ class Runs:
             return State.FAILED, f"the operation {run.operation} no longer exists"
         arguments = self.arguments(run)
         if run.origin.get("approval"):  # what is approved is this revision; the digest reads many files, and nothing else needs it
-            self.store.set_revision(run.id, self._revision(operation))
-        if run.check and operation.spec.risk != "read" and operation.spec.plan != "check":
+            self.store.set_revision(run.id, self.revision(operation))
+        if run.check and operation.spec.risk != "read" and operation.spec.plan == "none":
             what = ", ".join(operation.targets(arguments)) or operation.name
             progress.result.warnings.append(f"what it would change cannot be shown beforehand; it is about {what}")
             return State.SUCCEEDED, ""
@@ -223,50 +223,14 @@ class Runs:
             if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel, others=False):
                 return State.CANCELED, "canceled before it began"
         try:
-            if run.approved_plan and (outcome := self._compare(run, operation, arguments, claim.owner, cancel, progress)) is not None:
-                return outcome
-            # Asked at the last moment: what has waited for its lock, its time or its approval may be stopped meanwhile.
-            if not run.check and (reason := self.gate(run, operation, arguments)) is not None:
-                return State.FAILED, reason
-            progress.tasks = operation.tasks
-            state, error = self._run(run, operation, arguments, claim.owner, cancel, progress, check=run.check)
-            if state in (State.CANCELED, State.TIMED_OUT) and not run.check and run.id not in self._cut_short and self.store.was_attempted(run.id):
-                error = f"{error}; {self._seen_afterwards(run, operation, arguments, claim.owner, progress)}"
-            return state, error
+            return Attempt(self, run, operation, arguments, claim.owner, cancel, progress).do()
         finally:
             self._slots.release()
             with self._released:
                 self._released.notify_all()
 
-    def _compare(
-        self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, cancel: Cancel, progress: Progress
-    ) -> tuple[State, str] | None:
-        """Plan again what was approved, under the run's locks, and return why it must not be done, None when it may."""
-        plan, again = self.store.run(run.approved_plan), Progress()
-        if operation.spec.plan == "check":
-            progress.play = "planning again, to see that what was approved is what runs"
-            state, error = self._run(run, operation, arguments, owner, cancel, again, check=True)
-            if state is not State.SUCCEEDED:
-                return state, error
-        changed = difference(plan, result_of(plan), run.arguments, self._revision(operation), again.result)
-        return (State.FAILED, f"nothing was done, since this is not what was approved: {changed}. Ask again for a new plan") if changed else None
-
-    def _seen_afterwards(self, run: Run, operation: Operation, arguments: Mapping[str, Any], owner: str, progress: Progress) -> str:
-        """Look, under the run's locks, at what an attempt that was cut short has left to do, and return it in words."""
-        if operation.spec.risk == "read":
-            return "it only reads"
-        if operation.spec.plan != "check":
-            return "what it had done cannot be seen by itself: look at it"
-        progress.play, progress.task = "", "looking at what was done"
-        self.tell(run.id)
-        seen = Progress()
-        state, trouble = self._run(run, operation, arguments, owner, Cancel(), seen, check=True)
-        if state is not State.SUCCEEDED:
-            return f"what it had done could not be seen ({trouble}): look at it"
-        left = [f"{change.host} {change.field} {json.dumps(change.before)} to {json.dumps(change.after)}" for change in seen.result.changes]
-        return f"seen afterwards, not done: {', '.join(left)}" if left else "seen afterwards, all of it had been done"
-
-    def _revision(self, operation: Operation) -> str:
+    def revision(self, operation: Operation) -> str:
+        """Return a digest of all that decides what an operation does."""
         return revision(operation, self.settings.inventory, collections_path())
 
     def _frozen_gate(self, _run: Run, operation: Operation, arguments: Mapping[str, Any]) -> str | None:
@@ -279,41 +243,8 @@ class Runs:
             return None
         return freeze_on(self.store.freezes(), operation.targets(arguments), time.time())
 
-    def _run(
-        self,
-        run: Run,
-        operation: Operation,
-        arguments: Mapping[str, Any],
-        owner: str,
-        cancel: Cancel,
-        progress: Progress,
-        *,
-        check: bool,
-    ) -> tuple[State, str]:
-        token = (LOOKING if check else "") + uuid.uuid4().hex
-        shown = command_line(operation.playbook, self.settings.inventory, run.arguments, check=run.check)
-        if cancel.is_set():
-            return State.CANCELED, "canceled before it began"
-        if not self.store.set_running(run.id, shown, owner):
-            return self.store.run(run.id).state, ""
-        self.store.add_attempt(token, run.id, owner, processes.boot_id())
-        self.tell(run.id)
-        job = self._job(operation, arguments, run_id=run.id, token=token, check=check)
-        if check and not run.check:  # only a look: the output that is kept is that of what was done
-            job = replace(job, output=self.output_path(f"{run.id}-look"))
-
-        def on_event(event: RunEvent) -> None:
-            progress.add(event)
-            self.tell(run.id)
-
-        state, error = execute(job, on_event, cancel)
-        with suppress(sa.exc.OperationalError):  # it stays open, which costs a look at the next recovery
-            self.store.end_attempt(token, state.value)
-        if state is State.FAILED and progress.result.failures:
-            error = "; ".join(f"{host}: {why}" for host, why in progress.result.failures.items())
-        return state, error
-
-    def _job(self, operation: Operation, arguments: Mapping[str, Any], *, run_id: str, token: str, check: bool) -> Job:
+    def job(self, operation: Operation, arguments: Mapping[str, Any], *, run_id: str, token: str, check: bool) -> Job:
+        """Return one attempt at an operation in this site."""
         config = self.settings.site / "ansible.cfg"
         return Job(
             run_id=run_id,
@@ -337,9 +268,13 @@ class Runs:
         operation = self.catalog.operations[name]
         assert operation.spec.risk == "read"
         progress = Progress()
-        job = self._job(operation, {}, run_id=f"look-{name}", token=uuid.uuid4().hex, check=True)
+        job = self.job(operation, {}, run_id=f"look-{name}", token=uuid.uuid4().hex, check=True)
         execute(job, progress.add, Cancel())
         return progress.result
+
+    def is_cut_short(self, run_id: str) -> bool:
+        """Return whether a run was ended here without its end: somebody else goes on with it."""
+        return run_id in self._cut_short
 
     def output_path(self, run_id: str) -> Path:
         """Return where Ansible's own output of a run is kept."""
@@ -512,10 +447,3 @@ class Runs:
         except FileNotFoundError:
             return {}
         return loaded
-
-
-def result_of(run: Run) -> Result:
-    """Return a run's stored result as the value it was."""
-    data = dict(run.result)
-    data["changes"] = [FieldChange(**change) for change in data.get("changes", [])]
-    return Result(**data)

@@ -96,10 +96,13 @@ class Store:
                     message={},
                     delivered=not request.origin,
                     approved_plan=request.approved_plan,
+                    hosts=list(request.hosts),
+                    canary=request.canary,
                     closed=not request.origin.get("approval"),
                 )
             )
             asked = {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why}
+            asked |= {"hosts": list(request.hosts), "canary": request.canary} if request.hosts or request.canary else {}
             audit.append(connection, run_id, request.principal, "requested", {**asked, "origin": dict(request.origin)})
             return _run(connection.execute(sa.select(RUNS).where(RUNS.c.id == run_id)).one()), True
 
@@ -171,7 +174,7 @@ class Store:
         A claim is unique to one execution, so it is the fencing token: a server that was paused until its lease ran out
         cannot write over what its successor does.
         """
-        data, error = service_mask(bounded(asdict(result), depth=12)), service_mask(bounded(error))
+        data, error = service_mask(bounded(asdict(result))), service_mask(bounded(error))
         with self.transaction() as connection:
             if not _holds(connection, run_id, claim):
                 return False
@@ -357,4 +360,6 @@ def _run(row: Any) -> Run:
         delivered=row.delivered,
         revision=row.revision,
         approved_plan=row.approved_plan,
+        hosts=tuple(row.hosts),
+        canary=row.canary,
     )

@@ -30,6 +30,8 @@ RUNS = sa.Table(
     sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("revision", sa.String, nullable=False, server_default=""),
     sa.Column("approved_plan", sa.String, nullable=False, server_default=""),
+    sa.Column("hosts", sa.JSON, nullable=False),
+    sa.Column("canary", sa.Boolean, nullable=False),
     sa.Column("closed", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 ATTEMPTS = sa.Table(

@@ -67,11 +67,12 @@ class SocketMode:
         except TimeoutError:
             raise NotAnsweredError("operation_timeout") from None
 
-    async def disconnect(self) -> None:
-        """Ask every connection to come again, as Slack does every few hours."""
+    async def disconnect(self, *, announced: bool = True) -> None:
+        """Ask every connection to come again, as Slack does every few hours; or close it without a word, as networks do."""
         for connection in list(self._connections):
-            await connection.send_json({"type": "disconnect", "reason": "refresh_requested"})
-            await connection.close()
+            if announced:
+                await connection.send_json({"type": "disconnect", "reason": "refresh_requested"})
+            await connection.close(code=1000 if announced else 1011)
 
 
 class SignedHttp:

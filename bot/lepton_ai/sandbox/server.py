@@ -20,10 +20,10 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from lepton_ai.sandbox.blocks import message_trouble, options_trouble
 from lepton_ai.sandbox.delivery import NotAnsweredError, SocketMode
 from lepton_ai.sandbox.webapi import WebApi
 from lepton_ai.sandbox.workspace import BOT_USER, TEAM, SlackError, Workspace
+from lepton_ai.slack.checks import message_trouble, options_trouble
 
 PNG = b"\x89PNG"
 RESPONSE_URL_USES, RESPONSE_URL_SECONDS = 5, 30 * 60
@@ -99,7 +99,7 @@ class Sandbox:
         }  # fmt: skip
         self.workspace.post(channel, user=user, text=text, blocks=[], ephemeral_to=user)
         try:
-            answer = await self._delivery.deliver("slash_commands", payload, copies)
+            answer = await self._bring("slash_commands", payload, copies)
         except NotAnsweredError as error:
             answer = {"text": f"{command} failed with the error “{error}”"}
         if answer.get("text") or answer.get("blocks"):
@@ -171,13 +171,20 @@ class Sandbox:
         payload = {"type": "block_actions", "container": container, "view": view, "actions": [action], "trigger_id": self.workspace.trigger(user)}
         await self._interact(user, payload)
 
+    async def _bring(self, kind: str, payload: dict[str, Any], copies: int = 1) -> dict[str, Any]:
+        answer = await self._delivery.deliver(kind, payload, copies)
+        if self.workspace.late_acknowledgements > 0:  # the app took it, and Slack does not know
+            self.workspace.late_acknowledgements -= 1
+            raise NotAnsweredError("operation_timeout")
+        return answer
+
     async def _event(self, event: dict[str, Any], copies: int = 1) -> None:
         envelope = {
             "token": "sandbox", "team_id": TEAM, "api_app_id": "A0LEPTON", "type": "event_callback", "event": event,
             "event_id": f"Ev{secrets.token_hex(6).upper()}", "event_time": int(time.time()),
             "authorizations": [{"team_id": TEAM, "user_id": BOT_USER, "is_bot": True, "is_enterprise_install": False}],
         }  # fmt: skip
-        await self._delivery.deliver("events_api", envelope, copies)
+        await self._bring("events_api", envelope, copies)
 
     async def submit(self, user: str, view_id: str, values: dict[str, Any]) -> dict[str, Any]:
         """Submit a view and return what the app answered; errors leave it open."""
@@ -195,9 +202,7 @@ class Sandbox:
     async def _interact(self, user: str, payload: dict[str, Any], copies: int = 1) -> dict[str, Any]:
         person = self.workspace.users[user]
         common = {"team": {"id": TEAM, "domain": "sandbox"}, "user": {"id": user, "username": person["name"], "name": person["name"], "team_id": TEAM}}
-        return await self._delivery.deliver(
-            "interactive", {**common, "api_app_id": "A0LEPTON", "token": "sandbox", "is_enterprise_install": False, **payload}, copies
-        )
+        return await self._bring("interactive", {**common, "api_app_id": "A0LEPTON", "token": "sandbox", "is_enterprise_install": False, **payload}, copies)
 
     def _response_url(self, user: str, channel: str) -> str:
         key = secrets.token_hex(12)
@@ -284,12 +289,13 @@ class Sandbox:
         return await self._done(self.open_home(body["user"]))
 
     async def _fault(self, request: Request) -> Response:
-        """Make the next calls of a method fail, or the next trigger ids be too old, as it happens with Slack."""
+        """Make the next calls of a method fail, trigger ids or acknowledgements be late, or streams be there or not, as it happens with Slack."""
         body = await request.json()
         if "method" in body:
             self.web_api.fail(body["method"], int(body["times"]), int(body.get("status", 500)))
-        else:
-            self.workspace.late_triggers += int(body["expired_triggers"])
+        self.workspace.late_triggers += int(body.get("expired_triggers", 0))
+        self.workspace.late_acknowledgements += int(body.get("late_acknowledgements", 0))
+        self.workspace.has_streams = bool(body.get("has_streams", self.workspace.has_streams))
         return JSONResponse({"ok": True})
 
     async def _done(self, action: Any) -> Response:
@@ -305,8 +311,9 @@ class Sandbox:
         self.web_api.limit(body["method"], int(body["times"]), int(body["retry_after"]))
         return JSONResponse({"ok": True})
 
-    async def _disconnect(self, _request: Request) -> Response:
-        await self.socket_mode.disconnect()
+    async def _disconnect(self, request: Request) -> Response:
+        body = await request.body()
+        await self.socket_mode.disconnect(announced=not (body and json.loads(body).get("drop")))
         return JSONResponse({"ok": True})
 
 

@@ -11,11 +11,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from lepton_ai.sandbox.blocks import message_trouble, view_trouble
 from lepton_ai.sandbox.workspace import APP_TOKEN, BOT_TOKEN, BOT_USER, TEAM, SlackError, Workspace
+from lepton_ai.slack.checks import message_trouble, view_trouble
 
 Method = Callable[[dict[str, Any]], dict[str, Any]]
-JSON_FIELDS = ("blocks", "view", "files", "attachments", "metadata")
+JSON_FIELDS = ("blocks", "view", "files", "attachments", "metadata", "chunks")
+TASK_STATES = {"pending": "○", "in_progress": "◐", "complete": "✔", "error": "✘"}
 
 
 class WebApi:
@@ -33,6 +34,9 @@ class WebApi:
             "chat.postEphemeral": self._post_ephemeral,
             "chat.update": self._update,
             "chat.delete": self._delete,
+            "chat.startStream": self._start_stream,
+            "chat.appendStream": self._append_stream,
+            "chat.stopStream": self._stop_stream,
             "conversations.info": lambda a: {"channel": self._workspace.channel(a["channel"])},
             "conversations.list": lambda _: {"channels": list(self._workspace.channels.values())},
             "conversations.history": self._history,
@@ -135,6 +139,52 @@ class WebApi:
         self._workspace.messages[arguments["channel"]].remove(message)
         self._workspace.tell({"type": "deleted", "channel": arguments["channel"], "ts": arguments["ts"]})
         return {"channel": arguments["channel"], "ts": arguments["ts"]}
+
+    def _start_stream(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if not self._workspace.has_streams:
+            raise SlackError("unknown_method", req_method="chat.startStream")
+        channel = self._workspace.channel(arguments["channel"])
+        if not channel.get("is_im") and not (arguments.get("recipient_user_id") and arguments.get("recipient_team_id")):
+            raise SlackError("missing_recipient_user_id")
+        self._workspace.message(channel["id"], arguments["thread_ts"])
+        message = self._workspace.post(channel["id"], user=BOT_USER, text="", blocks=[], thread_ts=arguments["thread_ts"], stream={"title": "", "tasks": []})
+        return self._streamed(message, arguments)
+
+    def _append_stream(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if not arguments.get("chunks") and not arguments.get("markdown_text"):
+            raise SlackError("no_text")
+        return self._streamed(self._open_stream(arguments), arguments)
+
+    def _stop_stream(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        message = self._open_stream(arguments)
+        answer = self._streamed(message, arguments)
+        message["stream_ended"] = True
+        return answer
+
+    def _open_stream(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        message = self._workspace.message(arguments["channel"], arguments["ts"])
+        if "stream" not in message or message.get("stream_ended"):
+            raise SlackError("message_not_in_streaming_state")
+        return message
+
+    def _streamed(self, message: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+        stream = message["stream"]
+        for chunk in arguments.get("chunks") or ():
+            if chunk.get("type") == "plan_update":
+                stream["title"] = chunk["title"]
+            elif chunk.get("type") == "task_update" and chunk.get("status") in TASK_STATES:
+                task = {"id": chunk["id"], "title": chunk["title"], "status": chunk["status"], "details": chunk.get("details", "")}
+                known = [index for index, earlier in enumerate(stream["tasks"]) if earlier["id"] == task["id"]]
+                if known:
+                    stream["tasks"][known[0]] = task
+                else:
+                    stream["tasks"].append(task)
+            else:
+                raise SlackError("invalid_chunks", response_metadata={"messages": [f"[ERROR] {chunk}"]})
+        lines = [f"{TASK_STATES[task['status']]} {task['title']}" + (f": {task['details']}" if task["details"] else "") for task in stream["tasks"]]
+        message["text"] = "\n".join([stream["title"], *lines])
+        self._workspace.tell({"type": "message", "message": message})
+        return {"channel": message["channel"], "ts": message["ts"]}
 
     def _history(self, arguments: dict[str, Any]) -> dict[str, Any]:
         self._workspace.channel(arguments["channel"])

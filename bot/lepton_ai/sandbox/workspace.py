@@ -39,6 +39,8 @@ class Workspace:
     response_urls: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: list[dict[str, Any]] = field(default_factory=list)
     late_triggers: int = 0  # how many of the next trigger ids come too late
+    late_acknowledgements: int = 0  # how many of the next acknowledgements count as too late
+    has_streams: bool = True  # whether this workspace has chat.startStream
     _watchers: set[asyncio.Queue[dict[str, Any]]] = field(default_factory=set)
     _counter: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 

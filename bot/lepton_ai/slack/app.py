@@ -12,7 +12,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from lepton_ai.slack.door import Door
 from lepton_ai.slack.forms import CHOOSE, FORM, PICK
 from lepton_ai.slack.home import START
-from lepton_ai.slack.views import AGAIN, APPROVE, CANCEL, FILL_IN, REJECT
+from lepton_ai.slack.views import AGAIN, AGAIN_FAILED, APPROVE, CANCEL, FILL_IN, REJECT
 
 SHORTCUT, SHORTCUT_HERE = "lepton_do", "lepton_do_here"
 
@@ -39,6 +39,7 @@ def build_app(door: Door, *, client: AsyncWebClient, signing_secret: str | None,
         (APPROVE, door.on_approve),
         (REJECT, door.on_reject),
         (AGAIN, door.on_again),
+        (AGAIN_FAILED, door.on_again_failed),
         (FILL_IN, door.on_fill_in),
         (PICK, door.on_pick),
         (START, door.on_shortcut),

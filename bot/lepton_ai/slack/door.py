@@ -23,17 +23,17 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake, RefusedError
 from lepton_ai.masking import service_mask
 from lepton_ai.operations.catalog import Operation
-from lepton_ai.operations.parsing import ArgumentError, Command, split_words
+from lepton_ai.operations.parsing import ArgumentError, split_words
 from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.standing import Standing, standing
 from lepton_ai.slack import words as typed
 from lepton_ai.slack.choices import Choices
-from lepton_ai.slack.forms import CHOOSE, field_errors, form, options, picker, read_form
+from lepton_ai.slack.forms import CHOOSE, Mode, field_errors, form, options, picker, read_form
 from lepton_ai.slack.groups import Groups
-from lepton_ai.slack.home import home
+from lepton_ai.slack.home import START, home
 from lepton_ai.slack.limits import SECTION_LIMIT, SELECT_OPTIONS, shortened
 from lepton_ai.slack.messages import LiveMessages
-from lepton_ai.slack.views import escape, fill_in
+from lepton_ai.slack.views import actions, button, escape, fill_in, section
 
 log = structlog.get_logger()
 Ack = Callable[..., Awaitable[None]]
@@ -41,7 +41,6 @@ Body = dict[str, Any]
 MENTION = re.compile(r"^\s*<@[A-Z0-9]+(\|[^>]*)?>")
 LINK = re.compile(r"<((?:https?|mailto):[^|>]+)(?:\|([^>]*))?>")  # what Slack makes of names with dots in a mention
 TAKEN = "lepton_taken"
-AGAIN_SECONDS = 10.0  # presses of Run again within so many are one
 ZONE_SECONDS = 1.0  # for Slack to say in which time zone somebody is
 
 
@@ -78,8 +77,7 @@ class Door:
             return
         await ack()
         if isinstance(taken, typed.Asked):
-            later = {"due": taken.due} if taken.due else {}
-            await self._open(body, form(taken.operation, taken.values, {**where, **later}, check=taken.check))
+            await self._open_form(body, taken, where)
         else:
             await self._begin(taken)
 
@@ -104,7 +102,7 @@ class Door:
             content: dict[str, Any] = {"text": shortened(taken.text, SECTION_LIMIT)}
         else:
             # There is no trigger for a form in a mention; a button has one.
-            content = {"text": "Some arguments are missing.", "blocks": fill_in(taken.operation.name, taken.values, check=taken.check, due=taken.due)}
+            content = {"text": "Some arguments are missing.", "blocks": fill_in(taken.operation.name, taken.values, mode=taken.mode, due=taken.due)}
         if isinstance(taken, typed.Told) and taken.for_all:
             await self._client.chat_postMessage(**where, **content)
         else:
@@ -137,7 +135,7 @@ class Door:
         where = {name: value for name, value in where.items() if value}
         caller = self._caller(_team(body), body["user"]["id"], where.get("channel", body["user"]["id"]))
         mine = await asyncio.to_thread(typed.allowed, self._intake, caller)
-        await self._open(body, picker(list(mine), where))
+        await self._open(body, picker(list(mine), where), again=[actions([button("Do something…", START, "again", "primary")])])
 
     async def on_pick(self, ack: Ack, body: Body, action: Body) -> None:
         """An operation was chosen in the picker: its form takes the picker's place."""
@@ -155,9 +153,9 @@ class Door:
         operation = self._intake.runs.catalog.operations.get(wanted["operation"])
         container = body.get("container") or {}
         thread = (body.get("message") or {}).get("thread_ts") or container.get("thread_ts")
-        where = {"channel": body["channel"]["id"], **({"thread_ts": thread} if thread else {}), **({"due": wanted["due"]} if wanted["due"] else {})}
+        where = {"channel": body["channel"]["id"], **({"thread_ts": thread} if thread else {})}
         if operation is not None:
-            await self._open(body, form(operation, wanted["values"], where, check=wanted["check"]))
+            await self._open_form(body, typed.Asked(operation, wanted["values"], Mode(wanted["mode"]), wanted["due"]), where)
 
     async def on_options(self, ack: Ack, body: Body, payload: Body) -> None:
         """What a select offers: what there is, of what this caller may do this to, filtered by what is typed."""
@@ -188,14 +186,15 @@ class Door:
             await ack(response_action="clear")
             await self._messages.whisper(channel, user, f":x: the operation {escape(metadata['operation'])} no longer exists")
             return
-        given, check, why = read_form(operation, view["state"]["values"])
+        filled = read_form(operation, view["state"]["values"])
+        check = filled.mode is Mode.PLAN
         kept = {name: metadata[name] for name in ("thread_ts", "due") if metadata.get(name)}
         origin = {"door": "slack", "team": team, "channel": channel, **kept}
         try:
             run, _new = await asyncio.to_thread(
-                self._intake.submit_values, self._caller(team, user, channel), operation, given,
+                self._intake.submit_values, self._caller(team, user, channel), operation, filled.values,
                 key=f"slack:{team}:{view['id']}:{view['hash']}", check=check, confirm=operation.spec.risk == "destroy" and not check,
-                why=html.unescape(why), origin=origin,
+                why=html.unescape(filled.why), origin=origin, canary=filled.mode is Mode.CANARY,
             )  # fmt: skip
         except ArgumentError as error:
             await ack(response_action="errors", errors=field_errors(operation, error.problems))
@@ -208,13 +207,20 @@ class Door:
             await ack()
             await self._begin(run)
 
-    async def _open(self, body: Body, view: dict[str, Any]) -> None:
+    async def _open_form(self, body: Body, asked: typed.Asked, where: Mapping[str, Any]) -> None:
+        later = {"due": asked.due} if asked.due else {}
+        again = fill_in(asked.operation.name, asked.values, mode=asked.mode, due=asked.due)
+        await self._open(body, form(asked.operation, asked.values, {**where, **later}, mode=asked.mode), again=again)
+
+    async def _open(self, body: Body, view: dict[str, Any], *, again: list[dict[str, Any]]) -> None:
+        """Open a view; where its trigger has expired, a button with a fresh one keeps what was typed."""
         try:
             await self._client.views_open(trigger_id=body["trigger_id"], view=view)
         except SlackApiError as error:
             user = body.get("user_id") or body["user"]["id"]
             channel = str(body.get("channel_id") or (body.get("channel") or {}).get("id", user))
-            await self._messages.whisper(channel, user, f":x: Slack did not open the form ({escape(error.response.get('error'))}): please try again")
+            text = f":x: Slack did not open the form ({escape(error.response.get('error'))}): please try again"
+            await self._messages.whisper(channel, user, text, [section(text), *again])
 
     # -- buttons -------------------------------------------------------------------------------------------------
 
@@ -226,10 +232,6 @@ class Door:
     async def on_approve(self, ack: Ack, body: Body, action: Body) -> None:
         """Approve, or the requester's own confirmation: releases what was planned, once however often it is pressed."""
         await ack()
-        gone = await self._requester_gone(action["value"])
-        if gone:
-            await self._whisper(body, ":x: whoever asked for this is no longer here, so it cannot be approved: ask for it yourself")
-            return
         await self._answering(body, lambda caller, run_id: self._intake.answer(caller, run_id, approved=True), action["value"])
 
     async def on_reject(self, ack: Ack, body: Body, action: Body) -> None:
@@ -240,7 +242,12 @@ class Door:
     async def on_again(self, ack: Ack, body: Body, action: Body) -> None:
         """The same once more, as whoever presses; a double click is one press."""
         await ack()
-        await self._answering(body, self._again, action["value"])
+        await self._answering(body, self._intake.again, action["value"])
+
+    async def on_again_failed(self, ack: Ack, body: Body, action: Body) -> None:
+        """The same once more, only on the hosts on which it went wrong."""
+        await ack()
+        await self._answering(body, lambda caller, run_id: self._intake.again(caller, run_id, failed_hosts=True), action["value"])
 
     def _cancel(self, caller: Caller, run_id: str) -> None:
         run = self._intake.runs.store.run(run_id)
@@ -249,33 +256,6 @@ class Door:
             raise RefusedError(caller, f"cancel {run.operation}", verdict.rule)
         if self._intake.runs.cancel(run_id, caller.principal) and run.due > time.time():
             self._start(run_id)  # so that it ends now, and not when its time comes
-
-    def _again(self, caller: Caller, run_id: str) -> Run:
-        run = self._intake.runs.store.run(run_id)
-        operation = self._intake.runs.catalog.operations.get(run.operation)
-        if operation is None:
-            raise LeptonError(f"the operation {run.operation} no longer exists")
-        command = Command(operation, self._intake.runs.arguments(run))
-        destroys = operation.spec.risk == "destroy"
-        return self._intake.submit(
-            caller, command, key=f"again:{run.id}:{int(time.time() // AGAIN_SECONDS)}", confirm=destroys, why=f"again: {run.id}", origin=dict(run.origin)
-        )[0]
-
-    async def _requester_gone(self, run_id: str) -> bool:
-        """Return whether the person who asked for a run has been deactivated since."""
-        try:
-            run = await asyncio.to_thread(self._intake.runs.store.run, run_id)
-            kind, _, person = run.principal.partition(":")
-            if kind != "slack":
-                return False
-            answer = await self._client.users_info(user=person.partition("/")[2])
-            return bool(answer["user"].get("deleted"))
-        except LeptonError:
-            return False  # said by what comes next
-        except SlackApiError as error:
-            if error.response.get("error") == "user_not_found":
-                return True
-            raise
 
     async def _answering(self, body: Body, act: Callable[[Caller, str], Run | None], run_id: str) -> None:
         """Do what a button says, tell only its presser when that is not possible, and show both runs as they now are."""

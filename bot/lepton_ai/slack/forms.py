@@ -6,41 +6,55 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from ansible_collections.lepton.cloud.plugins.module_utils._operation import Problem
 
 from lepton_ai.operations.catalog import Operation
-from lepton_ai.slack.limits import ACTION_ID_LIMIT, HINT_LIMIT, METADATA_LIMIT, OPTION_TEXT_LIMIT, SELECT_OPTIONS, TITLE_LIMIT, shortened
+from lepton_ai.slack.checks import checked_view
+from lepton_ai.slack.limits import HINT_LIMIT, ID_LIMIT, OPTION_TEXT_LIMIT, OPTION_VALUE_LIMIT, SELECT_OPTIONS, TITLE_LIMIT, shortened
 
 FORM, PICK = "operation_form", "operation_pick"
 CHOOSE = "choose_"  # and the kind: the action of a select over the live inventory
 LIVE_KINDS = frozenset({"node", "host", "image"})
 MODE, REASON = "lepton-mode", "lepton-reason"  # no option can be called so
-RUN, PLAN, YES = "run", "plan", "yes"
+YES = "yes"
 View = dict[str, Any]
+
+
+class Mode(StrEnum):
+    """What shall be done with what was asked for. The words that people type."""
+
+    RUN = "run"
+    PLAN = "plan"
+    CANARY = "canary"
+
+
 Block = dict[str, Any]
 
 
-def form(operation: Operation, values: Mapping[str, Any], where: Mapping[str, Any], *, check: bool = False) -> View:
+def form(operation: Operation, values: Mapping[str, Any], where: Mapping[str, Any], *, mode: Mode = Mode.RUN) -> View:
     """Return the view that asks for an operation's arguments. `where` is what the answer needs: channel, thread."""
     spec = operation.spec
     blocks: list[Block] = [_text(f"*{spec.summary}*" + ("\n" + " ".join(spec.description) if spec.description else ""))]
     blocks += [_field(operation, name, option, values.get(name)) for name, option in spec.options.items()]
     if spec.risk != "read" and spec.plan != "none":
-        blocks.append(_mode(check))
+        blocks.append(_mode(operation, mode))
     blocks.append(_input(REASON, "Reason", {"type": "plain_text_input", "action_id": REASON, "max_length": 300}, optional=True, hint="For the audit trail."))
     metadata = json.dumps({"operation": operation.name, **where})
-    assert len(metadata) <= METADATA_LIMIT
-    return {
-        "type": "modal",
-        "callback_id": FORM,
-        "title": _plain(shortened(f"{operation.noun} {operation.verb}", TITLE_LIMIT)),
-        "submit": _plain("Go"),
-        "close": _plain("Cancel"),
-        "private_metadata": metadata,
-        "blocks": blocks,
-    }
+    return checked_view(
+        {
+            "type": "modal",
+            "callback_id": FORM,
+            "title": _plain(shortened(f"{operation.noun} {operation.verb}", TITLE_LIMIT)),
+            "submit": _plain("Go"),
+            "close": _plain("Cancel"),
+            "private_metadata": metadata,
+            "blocks": blocks,
+        }
+    )
 
 
 def picker(operations: Sequence[Operation], where: Mapping[str, str]) -> View:
@@ -51,18 +65,29 @@ def picker(operations: Sequence[Operation], where: Mapping[str, str]) -> View:
         groups.append({"label": _plain(noun), "options": options[:SELECT_OPTIONS]})
     select = {"type": "static_select", "action_id": PICK, "placeholder": _plain("What shall be done?"), "option_groups": groups[:SELECT_OPTIONS]}
     nothing = _text("You have no role here yet. Ask whoever keeps the settings to grant one.")
-    return {
-        "type": "modal",
-        "callback_id": PICK,
-        "title": _plain("Lepton"),
-        "close": _plain("Cancel"),
-        "private_metadata": json.dumps(dict(where)),
-        "blocks": [{"type": "actions", "block_id": PICK, "elements": [select]}] if groups else [nothing],
-    }
+    return checked_view(
+        {
+            "type": "modal",
+            "callback_id": PICK,
+            "title": _plain("Lepton"),
+            "close": _plain("Cancel"),
+            "private_metadata": json.dumps(dict(where)),
+            "blocks": [{"type": "actions", "block_id": PICK, "elements": [select]}] if groups else [nothing],
+        }
+    )
 
 
-def read_form(operation: Operation, state: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], bool, str]:
-    """Return (the values given, whether only a plan is wanted, the reason) of a submitted form."""
+@dataclass(frozen=True)
+class Filled:
+    """A submitted form: the values given, what shall be done with them, and why."""
+
+    values: dict[str, Any]
+    mode: Mode
+    why: str
+
+
+def read_form(operation: Operation, state: Mapping[str, Mapping[str, Any]]) -> Filled:
+    """Return what a submitted form says."""
     given: dict[str, Any] = {}
     for name, option in operation.spec.options.items():
         value = _value(next(iter(state.get(name, {}).values()), {}))
@@ -72,7 +97,7 @@ def read_form(operation: Operation, state: Mapping[str, Mapping[str, Any]]) -> t
             given[name] = False
     mode = _value(next(iter(state.get(MODE, {}).values()), {}))
     reason = _value(next(iter(state.get(REASON, {}).values()), {}))
-    return given, mode == PLAN, str(reason or "")
+    return Filled(given, Mode(mode or Mode.RUN), str(reason or ""))
 
 
 def field_errors(operation: Operation, problems: Sequence[Problem]) -> dict[str, str]:
@@ -86,8 +111,8 @@ def field_errors(operation: Operation, problems: Sequence[Problem]) -> dict[str,
 
 
 def options(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return select options for names of things."""
-    return [_option(name, name) for name in names[:SELECT_OPTIONS]]
+    """Return select options for names of things; what is too long for one can still be typed."""
+    return [_option(name, name) for name in names if len(name) <= OPTION_VALUE_LIMIT][:SELECT_OPTIONS]
 
 
 def _field(operation: Operation, name: str, option: Mapping[str, Any], value: Any) -> Block:
@@ -97,7 +122,7 @@ def _field(operation: Operation, name: str, option: Mapping[str, Any], value: An
     hint = " ".join(description) if isinstance(description, list) else str(description)
     if option.get("no_log"):
         hint += " Kept out of messages, logs and the audit trail."
-    element: dict[str, Any] = {"action_id": shortened(name, ACTION_ID_LIMIT)}
+    element: dict[str, Any] = {"action_id": shortened(name, ID_LIMIT)}
     kind_of = option.get("type", "str")
     if option.get("choices"):
         choices = [_option(str(choice), str(choice)) for choice in option["choices"]][:SELECT_OPTIONS]
@@ -127,9 +152,11 @@ def _fits(option: Mapping[str, Any], value: Any) -> bool:
     return 0 < len(str(value)) <= OPTION_TEXT_LIMIT
 
 
-def _mode(check: bool) -> Block:
-    choices = [_option("Do it", RUN), _option("Only show what would change", PLAN)]
-    element = {"type": "radio_buttons", "action_id": MODE, "options": choices, "initial_option": choices[1 if check else 0]}
+def _mode(operation: Operation, mode: Mode) -> Block:
+    choices = {Mode.RUN: _option("Do it", Mode.RUN), Mode.PLAN: _option("Only show what would change", Mode.PLAN)}
+    if operation.spec.per_host and operation.spec.plan == "check":
+        choices[Mode.CANARY] = _option("Do it on one host first, then on the others", Mode.CANARY)
+    element = {"type": "radio_buttons", "action_id": MODE, "options": list(choices.values()), "initial_option": choices.get(mode, choices[Mode.RUN])}
     return _input(MODE, "Run or plan", element, optional=False)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lepton_ai.access.freezes import Freeze
 from lepton_ai.runs.model import Run
+from lepton_ai.slack.checks import checked_view
 from lepton_ai.slack.choices import Inventory
 from lepton_ai.slack.views import APPROVE, REJECT, button, context, escape, inventory_blocks, run_line, section
 
@@ -37,7 +38,7 @@ def home(
     blocks.append(_title("Changed lately"))
     blocks += [section("\n".join(run_line(run) for run in recent[:MOST_RUNS]) or "Nothing.")]
     blocks.append(context("`/lepton help` says what can be asked for; in threads, mention me instead."))
-    return {"type": "home", "blocks": blocks}
+    return checked_view({"type": "home", "blocks": blocks})
 
 
 def _title(text: str) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -14,18 +14,17 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 from slack_sdk.webhook.async_client import AsyncWebhookClient
 
-from lepton_ai.runs.model import Run, State
+from lepton_ai.runs.model import Decision, Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
 from lepton_ai.slack.pictures import capacity_map
-from lepton_ai.slack.views import details, run_message
+from lepton_ai.slack.streams import Streams, passes
+from lepton_ai.slack.views import Message, run_message
 
 log = structlog.get_logger()
 RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 60.0
 TICK_SECONDS = 5.0
-# Errors that pass; every other answer of Slack would be the same tomorrow.
-PASSING = frozenset({"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"})
 PICTURED = "host.show"
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 
@@ -54,6 +53,8 @@ class LiveMessages:
         self._link = link
         self._pending: dict[str, _Pending] = {}
         self._running: dict[str, tuple[Run, Progress | None]] = {}
+        self._streams = Streams(client)
+        self._shown: dict[str, tuple[str, list[dict[str, Any]]]] = {}  # of messages that can still change
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -77,18 +78,18 @@ class LiveMessages:
             self._running[run.id] = (run, progress)
         self._wake.set()
 
-    async def whisper(self, channel: str, user: str, text: str) -> None:
+    async def whisper(self, channel: str, user: str, text: str, blocks: list[dict[str, Any]] | None = None) -> None:
         """Tell one person something, best effort: it is about a press that changed nothing."""
         try:
             if channel != user:
-                await self._client.chat_postEphemeral(channel=channel, user=user, text=text)
+                await self._client.chat_postEphemeral(channel=channel, user=user, text=text, blocks=blocks)
                 return
         except SlackApiError as error:
-            if _passes(error):
+            if passes(error):
                 log.warning("an answer could not be shown", error=str(error))
                 return
         try:
-            await self._client.chat_postMessage(channel=user, text=text)  # not in that channel, or in none: to the person
+            await self._client.chat_postMessage(channel=user, text=text, blocks=blocks)  # not in that channel, or in none: to the person
         except Exception as error:
             log.warning("an answer could not be shown", error=str(error))
 
@@ -172,12 +173,15 @@ class LiveMessages:
         decisions = await asyncio.to_thread(self._runs.store.decisions, run.id) if fresh.origin.get("approval") else []
         if fresh.state.final:
             self._running.pop(run.id, None)
-        try:
-            text, blocks = run_message(fresh, progress, decisions=decisions, label=self._runs.settings.label, link=self._link(run.id) if self._link else "")
-        except Exception:
-            log.exception("a run could not be drawn", run=run.id)
-            text, blocks = f"{fresh.operation}: {fresh.state} (run {fresh.id}; its result could not be drawn)", []
-        message = fresh.message
+        stream = str(fresh.message.get("stream") or "")
+        if fresh.state is State.RUNNING and progress is not None and fresh.message.get("ts"):
+            shown_in = await self._streams.show(fresh, progress, stream)
+            if shown_in != stream:
+                stream = shown_in
+                fresh = replace(fresh, message={**fresh.message, "stream": stream})
+                await asyncio.to_thread(self._runs.store.set_message, run.id, fresh.message)
+        drawn = self._drawn(fresh, progress, decisions, tasks_below=bool(stream) and fresh.state is State.RUNNING)
+        text, blocks, message = drawn.text, drawn.blocks, fresh.message
         if message.get("response_url"):
             if fresh.state.final:
                 await self._respond(fresh, text, blocks)
@@ -186,16 +190,32 @@ class LiveMessages:
         else:
             await self._post(fresh, text, blocks)
         if fresh.state.final:
-            await self._add_details(run.id)
+            if stream:
+                await self._streams.end(fresh, progress, stream)
+                now = await asyncio.to_thread(self._runs.store.run, run.id)  # its message may have become another one meanwhile
+                await asyncio.to_thread(self._runs.store.set_message, run.id, {**now.message, "stream": ""})
+            await self._add_details(run.id, drawn.files)
+            self._shown.pop(run.id, None)
             await asyncio.to_thread(self._runs.store.set_delivered, run.id)
 
-    async def _add_details(self, run_id: str) -> None:
+    def _drawn(self, run: Run, progress: Progress | None, decisions: Sequence[Decision], *, tasks_below: bool) -> Message:
+        operation = self._runs.catalog.operations.get(run.operation)
+        try:
+            return run_message(
+                run, progress, decisions=decisions, label=self._runs.settings.label, link=self._link(run.id) if self._link else "",
+                tasks_below=tasks_below, per_host=operation is not None and operation.spec.per_host,
+            )  # fmt: skip
+        except Exception:
+            log.exception("a run could not be drawn", run=run.id)
+            return Message(f"{run.operation}: {run.state} (run {run.id}; its result could not be drawn)")
+
+    async def _add_details(self, run_id: str, details: Sequence[tuple[str, str]]) -> None:
         """Put what has no room in the message into its thread, as files with nothing cut. Once, also when a try was cut short."""
         run = await asyncio.to_thread(self._runs.store.run, run_id)
         message = run.message
         if not message.get("ts") or message.get("details"):
             return
-        files: list[dict[str, Any]] = [{"filename": name, "title": name, "content": content} for name, content in details(run)]
+        files: list[dict[str, Any]] = [{"filename": name, "title": name, "content": content} for name, content in details]
         picture = await asyncio.to_thread(capacity_map, run.result.get("answers", {})) if run.operation == PICTURED else None
         if picture is not None:
             files.append({"filename": "capacity.png", "title": "What the hosts have left", "content": picture[0], "alt_txt": picture[1]})
@@ -209,7 +229,7 @@ class LiveMessages:
             thread = run.origin.get("thread_ts") or message["ts"]
             await self._client.files_upload_v2(channel=message["channel"], thread_ts=thread, file_uploads=files)
         except SlackApiError as error:
-            if _passes(error):
+            if passes(error):
                 raise
             log.error("details could not be shown", run=run.id, reason=error.response.get("error"))
         await asyncio.to_thread(self._runs.store.set_message, run.id, {**message, "details": True})
@@ -219,7 +239,7 @@ class LiveMessages:
             thread = {"thread_ts": run.origin["thread_ts"]} if run.origin.get("thread_ts") else {}
             posted = await self._client.chat_postMessage(channel=run.origin["channel"], text=text, blocks=blocks, **thread)
         except SlackApiError as error:
-            if _passes(error):
+            if passes(error):
                 raise
             # The bot is not in this channel, or may not speak there: the command's own answer address works, for half an hour.
             await asyncio.to_thread(self._runs.store.set_message, run.id, {"response_url": True})
@@ -228,10 +248,13 @@ class LiveMessages:
             await asyncio.to_thread(self._runs.store.set_message, run.id, {"channel": posted["channel"], "ts": posted["ts"]})
 
     async def _update(self, run: Run, message: Mapping[str, Any], text: str, blocks: list[dict[str, Any]]) -> None:
+        if self._shown.get(run.id) == (text, blocks):
+            return
         try:
             await self._client.chat_update(channel=message["channel"], ts=message["ts"], text=text, blocks=blocks)
+            self._shown[run.id] = (text, blocks)
         except SlackApiError as error:
-            if _passes(error):
+            if passes(error):
                 raise
             if not run.state.final:
                 return
@@ -258,11 +281,7 @@ class LiveMessages:
         try:
             posted = await self._client.chat_postMessage(channel=name.partition("/")[2], text=text, blocks=blocks)
         except SlackApiError as error:
-            if _passes(error):
+            if passes(error):
                 raise
             raise UndeliverableError(f"Slack does not take it: {error.response.get('error')}") from error
         await asyncio.to_thread(self._runs.store.set_message, run.id, {"channel": posted["channel"], "ts": posted["ts"]})
-
-
-def _passes(error: SlackApiError) -> bool:
-    return error.response.status_code == 429 or error.response.status_code >= 500 or error.response.get("error") in PASSING

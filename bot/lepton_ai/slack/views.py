@@ -8,21 +8,25 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lepton_ai.intake import CONFIRMATION
-from lepton_ai.runs.model import Decision, Result, Run, State
+from lepton_ai.runs.model import HERE, Decision, FieldChange, Result, Run, State, failed_of, result_of
 from lepton_ai.runs.progress import Progress
-from lepton_ai.runs.service import result_of
 from lepton_ai.runs.standing import Standing, standing
+from lepton_ai.slack.checks import checked_message
 from lepton_ai.slack.limits import BUTTON_VALUE_LIMIT, CONTEXT_LIMIT, SECTION_LIMIT, shortened
 
-CANCEL, APPROVE, REJECT, AGAIN, FILL_IN = "run_cancel", "plan_approve", "plan_reject", "run_again", "form_open"
+CANCEL, APPROVE, REJECT, AGAIN, AGAIN_FAILED, FILL_IN = "run_cancel", "plan_approve", "plan_reject", "run_again", "run_again_failed", "form_open"
 FALLBACK_LIMIT = 500  # characters of the notification text
 ERROR_LIMIT = 1500  # characters of an error in the message itself
+LINE_LIMIT = 600  # characters of one line of a list
+COUNT_ROOM = 40
 CODE_FRAME = 20  # characters around code
 MOST_LINES = 30
 MOST_HOSTS = 10
+MOST_CONSOLES = 5
 BAR = 10  # characters of a progress bar
 NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
 _ICONS = {
@@ -43,28 +47,107 @@ def escape(text: object) -> str:
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def run_message(run: Run, progress: Progress | None = None, *, decisions: Sequence[Decision] = (), label: str = "", link: str = "") -> tuple[str, list[Block]]:
-    """Return the (notification text, blocks) of a run as it stands; `progress` while this process runs it.
+@dataclass
+class Message:
+    """A run's message, and the files in its thread that hold whole what has no room in it: (name, content)."""
 
-    `label` is the site's, such as prod; `link` leads to the run's page.
+    text: str = ""
+    blocks: list[Block] = field(default_factory=list)
+    files: list[tuple[str, str]] = field(default_factory=list)
+
+    def say(self, shown: str, whole: str, file: str, limit: int = SECTION_LIMIT) -> None:
+        """Add a section; where the text has no room, its beginning, and all of it as a file."""
+        if len(shown) > limit:
+            shown = shortened(shown, limit - len(_more(file))) + _more(file)
+            self.files.append((file, whole))
+        self.blocks.append(section(shown))
+
+    def lines(self, lines: Sequence[tuple[str, str]], file: str) -> None:
+        """Add lines, each as (shown, whole): as many as have room, and all of them as a file where that is not all."""
+        said: list[str] = []
+        room = SECTION_LIMIT - len(_more(file)) - COUNT_ROOM
+        for shown, _whole in lines[:MOST_LINES]:
+            said.append(shortened(shown, LINE_LIMIT))
+            room -= len(said[-1]) + 1
+            if room < 0:
+                said.pop()
+                break
+        left = len(lines) - len(said)
+        if left:
+            said.append(f"… {left} more of {len(lines)}{_more(file)}")
+        cut = any(len(shown) > LINE_LIMIT for shown, _whole in lines)
+        if cut and not left:
+            said.append(_more(file).strip())
+        if cut or left:
+            self.files.append((file, "\n".join(whole for _shown, whole in lines)))
+        self.blocks.append(section("\n".join(said)))
+
+    def code(self, text: str, file: str, *, end: bool = False) -> None:
+        """Add text as it is, its beginning or its end where it has no room, and then all of it as a file."""
+        escaped = escape(text.replace("```", "'''"))
+        room = SECTION_LIMIT - CODE_FRAME - len(_more(file))
+        lines = escaped.splitlines()
+        if len(escaped) <= room and len(lines) <= MOST_LINES:
+            self.blocks.append(section(f"```\n{escaped}\n```"))
+            return
+        kept: list[str] = []
+        for line in reversed(lines) if end else lines:  # the end of a console says most
+            room -= len(line) + 1
+            if room < 0 or len(kept) == MOST_LINES:
+                break
+            kept.append(line)
+        self.files.append((file, text))
+        self.blocks.append(section("```\n" + "\n".join(reversed(kept) if end else kept) + "\n```" + _more(file)))
+
+
+def run_message(
+    run: Run,
+    progress: Progress | None = None,
+    *,
+    decisions: Sequence[Decision] = (),
+    label: str = "",
+    link: str = "",
+    tasks_below: bool = False,
+    per_host: bool = False,
+) -> Message:
+    """Return the message of a run as it stands; `progress` while this process runs it.
+
+    `label` is the site's, such as prod; `link` leads to the run's page. `tasks_below`: its tasks are shown in its thread.
+    `per_host`: it can be done again on some of its hosts only.
     """
+    message = Message()
     stands = standing(run, decisions)
     title = f"{'plan ' if run.check else ''}{run.operation.replace('.', ' ')}"
-    asked = " ".join(f"{name}={_value(value)}" for name, value in run.arguments.items() if value not in (None, False, []))
-    head = f"{_ICONS[run.state]} *{escape(title)}* {escape(asked)}".strip()
-    blocks = [section(head), section(_status(run, progress))]
+    asked = " ".join(f"{name}={_plain_value(value)}" for name, value in run.arguments.items() if value not in (None, False, []))
+    asked += f" (on {', '.join(run.hosts)} only)" if run.hosts else ""
+    asked += " (one host first)" if run.canary else ""
+    message.text = f"{title} {asked}: {run.state}"[:FALLBACK_LIMIT]
+    message.say(f"{_ICONS[run.state]} *{escape(title)}* {escape(asked)}".strip(), f"{title} {asked}", "request.txt")
+    status = f"running since {_moment(run.started or run.created)} · its tasks stand in the thread" if tasks_below else _status(run, progress)
+    message.blocks.append(section(status))
+    if run.error and run.state.final and run.state is not State.SUCCEEDED:
+        message.say(escape(run.error), run.error, "error.txt", ERROR_LIMIT)
     if run.state.final:
-        blocks += _result_blocks(run)
+        _add_result(message, run)
     if stands is not Standing.NONE:
-        blocks += _approval_blocks(run, stands, decisions)
-    blocks += _buttons(run, stands)
+        message.blocks += _approval_blocks(run, stands, decisions)
+    message.blocks += _buttons(run, stands, per_host=per_host)
     who = [f"*{escape(label)}*"] if label else []
     who += [f"asked for by {_who(run.principal)}", f"run <{escape(link)}|{run.id}>" if link else f"run `{run.id}`"]
     who += [f"of the approved plan `{run.approved_plan}`"] if run.approved_plan else []
-    blocks.append(context(" · ".join(who)))
+    message.blocks.append(context(" · ".join(who)))
     if run.command:
-        blocks.append(context(f"by hand: `{escape(run.command)}`"))
-    return f"{title} {asked}: {run.state}"[:FALLBACK_LIMIT], blocks
+        by_hand = f"by hand: `{escape(run.command)}`"
+        if len(by_hand) > CONTEXT_LIMIT:
+            message.files.append(("command.txt", run.command))
+            by_hand = "by hand: in the thread, command.txt"
+        message.blocks.append(context(by_hand))
+    checked_message(message.text, message.blocks)
+    return message
+
+
+def _more(file: str) -> str:
+    return f" _(all of it in the thread: {file})_" if file else " _(and more)_"
 
 
 def runs_text(runs: Sequence[Run]) -> str:
@@ -90,12 +173,12 @@ def _status(run: Run, progress: Progress | None) -> str:
         elapsed = f"{max(0.0, time.time() - (run.started or run.created)):.1f} s"
         if progress is None or not progress.task:
             return f"running · {elapsed}"
-        hosts = _hosts({host: state for host, state in progress.hosts.items() if host != "localhost"})
+        hosts = _hosts({host: state for host, state in dict(progress.hosts).items() if host != HERE})
         return f"running · {elapsed} · {_bar(progress)}{escape(progress.task)}" + (f"\n{hosts}" if hosts else "")
     took = f"{(run.finished or run.created) - (run.started or run.created):.1f} s"
     if run.state is State.SUCCEEDED:
         return f"*{_outcome(run, result_of(run))}* · {took}"
-    return f"*{run.state}* · {took}" + (f"\n{escape(shortened(run.error, ERROR_LIMIT))}" if run.error else "")
+    return f"*{run.state}* · {took}"
 
 
 def _bar(progress: Progress) -> str:
@@ -120,28 +203,6 @@ def _people(text: str) -> str:
     return re.sub(r"slack:[A-Z0-9]+/([A-Z0-9]{2,30})", r"<@\1>", text)
 
 
-def details(run: Run) -> list[tuple[str, str]]:
-    """Return (file name, content) of what an ended run has to say beyond the room of its message: all of it."""
-    result = result_of(run)
-    files = []
-    if len(result.changes) > MOST_LINES:
-        files.append(
-            ("changes.txt", "\n".join(f"{change.host}: {change.field} {_value(change.before)} -> {_value(change.after)}" for change in result.changes))
-        )
-    if len(run.error) > ERROR_LIMIT:
-        files.append(("error.txt", run.error))
-    if len(result.warnings) > MOST_LINES:
-        files.append(("warnings.txt", "\n".join(result.warnings)))
-    for host, answer in sorted(result.answers.items()):
-        console = answer.get("console", "")
-        if len(escape(console)) > SECTION_LIMIT - CODE_FRAME:
-            files.append((f"{host}-console.txt", console))
-    tables = ["\n".join(rows) for rows in inventory_tables(result.answers)] if run.risk == "read" else []
-    if any(len(table) > SECTION_LIMIT - CODE_FRAME or table.count("\n") >= MOST_LINES for table in tables):
-        files.append(("answer.txt", "\n\n".join(tables)))
-    return files
-
-
 def _outcome(run: Run, result: Result) -> str:
     if run.risk == "read":
         return "done"
@@ -150,35 +211,53 @@ def _outcome(run: Run, result: Result) -> str:
     return "would change" if run.check else "changed"
 
 
-def _result_blocks(run: Run) -> list[Block]:
+def _add_result(message: Message, run: Run) -> None:
     result = result_of(run)
-    blocks: list[Block] = []
-    lines = [
-        f"{escape(change.host)}: `{escape(change.field)}` {_value(change.before)} → *{_value(change.after)}*"
-        + (f" ({escape(change.effective)})" if change.effective != "now" else "")
-        for change in result.changes
-    ]
-    if lines:
-        blocks.append(section("\n".join(_bounded(lines))))
+    if run.check and (steps := result.plan.get("steps")):
+        lines = [f"{number}. {step['host']}: {step['title']}" for number, step in enumerate(steps, 1)]
+        head = "These steps, in this order, and nothing else:"
+        message.lines([(f"*{head}*", head), *((escape(line), line) for line in lines)], "steps.txt")
+    if result.changes:
+        message.lines([(_change_shown(change), _change_whole(change)) for change in result.changes], "changes.txt")
     if run.risk == "read" and (result.answers or run.state is State.SUCCEEDED):
-        blocks += _answer_blocks(result.answers)
+        _add_answers(message, result.answers)
     # A run that succeeded may have gone past hosts that did not answer.
     silent = [f"{host}: {why}" for host, why in result.failures.items()] if run.state is State.SUCCEEDED else []
     if result.warnings or silent:
-        blocks.append(section("\n".join(f":warning: {escape(warning)}" for warning in _bounded([*result.warnings, *silent]))))
-    return blocks
+        message.lines([(f":warning: {escape(warning)}", warning) for warning in [*result.warnings, *silent]], "warnings.txt")
 
 
-def _answer_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    consoles = [answer["console"] for answer in answers.values() if "console" in answer]
-    if consoles:
-        return [_code(text or "(nothing yet)") for text in consoles]
-    return inventory_blocks(answers) or [section("There is none.")]
+def _change_shown(change: FieldChange) -> str:
+    when = f" ({escape(change.effective)})" if change.effective != "now" else ""
+    return f"{escape(change.host)}: `{escape(change.field)}` {_value(change.before)} → *{_value(change.after)}*{when}"
+
+
+def _change_whole(change: FieldChange) -> str:
+    when = f" ({change.effective})" if change.effective != "now" else ""
+    return f"{change.host}: {change.field} {_plain_value(change.before)} -> {_plain_value(change.after)}{when}"
+
+
+def _add_answers(message: Message, answers: Mapping[str, Mapping[str, Any]]) -> None:
+    consoles = [(host, answer["console"]) for host, answer in sorted(answers.items()) if "console" in answer]
+    for host, text in consoles[:MOST_CONSOLES]:
+        message.code(text or "(nothing yet)", f"{host}-console.txt", end=True)
+    if len(consoles) > MOST_CONSOLES:
+        message.files += [(f"{host}-console.txt", text) for host, text in consoles[MOST_CONSOLES:] if text]
+        message.blocks.append(section(f"{len(consoles) - MOST_CONSOLES} more consoles stand in the thread"))
+    tables = [] if consoles else inventory_tables(answers)
+    for number, table in enumerate(tables):
+        message.code("\n".join(table), f"answer{number or ''}.txt")
+    if not consoles and not tables:
+        message.blocks.append(section("There is none."))
 
 
 def inventory_blocks(answers: Mapping[str, Mapping[str, Any]]) -> list[Block]:
-    """Return hosts and nodes as tables, from what the hosts answered."""
-    return [_code("\n".join(_bounded(lines))) for lines in inventory_tables(answers)]
+    """Return hosts and nodes as tables, from what the hosts answered; the beginning of what is long."""
+    message = Message()
+    for table in inventory_tables(answers):
+        kept = [*table[:MOST_LINES], *([f"… and {len(table) - MOST_LINES} more: ask for the list"] if len(table) > MOST_LINES else [])]
+        message.code("\n".join(kept), "")
+    return message.blocks
 
 
 def inventory_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -226,7 +305,7 @@ def _moment(at: float) -> str:
     return f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{fallback}>"
 
 
-def _buttons(run: Run, stands: Standing) -> list[Block]:
+def _buttons(run: Run, stands: Standing, *, per_host: bool) -> list[Block]:
     if not run.state.final:
         elements = [button("Cancel", CANCEL, run.id, "danger")]
     elif stands is Standing.WAITING:
@@ -235,20 +314,26 @@ def _buttons(run: Run, stands: Standing) -> list[Block]:
             button("Do it" if own else "Approve", APPROVE, run.id, "danger" if run.risk == "destroy" else "primary"),
             button("Leave it" if own else "Reject", REJECT, run.id),
         ]
-    elif run.state is not State.SUCCEEDED and not run.check:
+    elif not run.check and (run.state is not State.SUCCEEDED or failed_of(run)):
         elements = [button("Run again", AGAIN, run.id)]
+        if per_host and (failed := failed_of(run)):
+            elements.append(button(f"Only on the {len(failed)} that failed" if len(failed) > 1 else "Only where it failed", AGAIN_FAILED, run.id))
     else:
         return []
-    return [{"type": "actions", "block_id": f"run-{run.id}", "elements": elements}]
+    return [actions(elements, f"run-{run.id}")]
 
 
-def fill_in(operation: str, values: Mapping[str, Any], *, check: bool, due: float) -> list[Block]:
+def actions(elements: list[Block], block_id: str = "") -> Block:
+    return {"type": "actions", **({"block_id": block_id} if block_id else {}), "elements": elements}
+
+
+def fill_in(operation: str, values: Mapping[str, Any], *, mode: str, due: float) -> list[Block]:
     """Return a button that opens an operation's form with these values."""
-    value = json.dumps({"operation": operation, "values": dict(values), "check": check, "due": due})
+    value = json.dumps({"operation": operation, "values": dict(values), "mode": mode, "due": due})
     if len(value) > BUTTON_VALUE_LIMIT:
-        value = json.dumps({"operation": operation, "values": {}, "check": check, "due": due})
+        value = json.dumps({"operation": operation, "values": {}, "mode": mode, "due": due})
     name = operation.replace(".", " ")
-    return [section(f"*{escape(name)}* needs more than that."), {"type": "actions", "elements": [button("Fill in", FILL_IN, value, "primary")]}]
+    return [section(f"*{escape(name)}* needs more than that."), actions([button("Fill in", FILL_IN, value, "primary")])]
 
 
 def button(text: str, action_id: str, value: str, style: str | None = None) -> Block:
@@ -265,9 +350,13 @@ def _who(principal: str) -> str:
 
 
 def _value(value: Any) -> str:
+    return escape(_plain_value(value))
+
+
+def _plain_value(value: Any) -> str:
     if value is None:
         return "none"
-    return escape(value if isinstance(value, str) else json.dumps(value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _gib(size: float) -> str:
@@ -277,20 +366,6 @@ def _gib(size: float) -> str:
 def _table(rows: Sequence[Sequence[object]]) -> list[str]:
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _bounded(lines: Sequence[str]) -> list[str]:
-    kept = list(lines[:MOST_LINES])
-    return [*kept, f"… and {len(lines) - MOST_LINES} more, in the thread"] if len(lines) > MOST_LINES else kept
-
-
-def _code(text: str) -> Block:
-    room = SECTION_LIMIT - CODE_FRAME
-    escaped = escape(text.replace("```", "'''"))
-    if len(escaped) > room:
-        # The end of a console says most; an entity cut in half would show as garbage.
-        escaped = "…" + escaped[-room:].partition("\n")[2]
-    return section(f"```\n{escaped}\n```")
 
 
 def section(text: str) -> Block:

@@ -16,11 +16,14 @@ from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.operations.help import help_text
 from lepton_ai.operations.parsing import parse_command, read_arguments
 from lepton_ai.runs.model import Run
+from lepton_ai.slack.forms import Mode
 from lepton_ai.slack.views import escape, runs_text
 
-ZONED = frozenset({"at", "freeze"})  # words after which a time of day may stand
+AT = "at"
+ZONED = frozenset({AT, "freeze", Mode.CANARY})  # words after which a time of day may stand
 OWN_WORDS = (
-    "`at 02:00 NOUN VERB …` does it later · `freeze [TARGET] [UNTIL] [REASON]` and `unfreeze [TARGET]` stop and allow changes · "
+    "`at 02:00 NOUN VERB …` does it later · `canary NOUN VERB …` does it on one host first · "
+    "`freeze [TARGET] [UNTIL] [REASON]` and `unfreeze [TARGET]` stop and allow changes · "
     "`why [NOUN VERB …]` explains a refusal"
 )
 
@@ -39,7 +42,7 @@ class Asked:
 
     operation: Operation
     values: dict[str, Any] = field(default_factory=dict)
-    check: bool = False
+    mode: Mode = Mode.RUN
     due: float = 0.0
 
 
@@ -64,13 +67,14 @@ def read(
         target = words[1] if len(words) > 1 else EVERYTHING
         lifted = intake.unfreeze(caller, target)
         return Told(f":sunny: {escape(_thing(target))} may change again" if lifted else f"{escape(_thing(target))} is not frozen", for_all=lifted)
-    if words[0] == "at":
-        due = read_until(words[1], now) if len(words) > 1 else None
-        if due is None:
-            raise LeptonError("say when: at 02:00, at 30m (from now), at 2026-12-24T02:00", hint="such as: at 02:00 node stop web-1")
-        return _operate(intake, caller, words[2:], False, key=key, origin={**origin, "due": due.timestamp()})
-    plan = words[0] == "plan"
-    return _operate(intake, caller, words[1:] if plan else words, plan, key=key, origin=origin)
+    rest, mode, due = list(words), Mode.RUN, 0.0
+    while rest and rest[0] in (Mode.PLAN, Mode.CANARY, AT):
+        word = rest.pop(0)
+        if word == AT:
+            due = _due(rest.pop(0) if rest else "", now)
+        else:
+            mode = Mode(word)
+    return _operate(intake, caller, rest, mode, key=key, origin={**origin, **({"due": due} if due else {})})
 
 
 def missing_arguments(operation: Operation, words: Sequence[str]) -> list[str]:
@@ -85,16 +89,23 @@ def allowed(intake: Intake, caller: Caller) -> Catalog:
     return replace(catalog, operations={name: operation for name, operation in catalog.operations.items() if intake.may(caller, operation)})
 
 
-def _operate(intake: Intake, caller: Caller, words: Sequence[str], plan: bool, *, key: str, origin: Mapping[str, Any]) -> Asked | Run:
+def _due(word: str, now: datetime.datetime) -> float:
+    due = read_until(word, now)
+    if due is None:
+        raise LeptonError("say when: at 02:00, at 30m (from now), at 2026-12-24T02:00", hint="such as: at 02:00 node stop web-1")
+    return due.timestamp()
+
+
+def _operate(intake: Intake, caller: Caller, words: Sequence[str], mode: Mode, *, key: str, origin: Mapping[str, Any]) -> Asked | Run:
     if len(words) >= 2:
         operation = intake.runs.catalog.find(words[0], words[1])
         # A form shows nothing that is not shown anyway, but is only for those who could submit it.
         if missing_arguments(operation, words[2:]) and intake.may(caller, operation):
-            return Asked(operation, dict(read_arguments(operation, words[2:])), plan, float(origin.get("due") or 0.0))
+            return Asked(operation, dict(read_arguments(operation, words[2:])), mode, float(origin.get("due") or 0.0))
     command = parse_command(intake.runs.catalog, words)
     # What destroys is planned first, and its message asks for the confirmation.
-    confirm = command.operation.spec.risk == "destroy" and not plan
-    return intake.submit(caller, command, key=key, check=plan, confirm=confirm, origin=origin)[0]
+    confirm = command.operation.spec.risk == "destroy" and mode is not Mode.PLAN
+    return intake.submit(caller, command, key=key, check=mode is Mode.PLAN, confirm=confirm, origin=origin, canary=mode is Mode.CANARY)[0]
 
 
 def _help(intake: Intake, caller: Caller, words: Sequence[str], prefix: str) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -66,6 +67,7 @@ def socket_app(intake: Intake, start: Callable[[str], None]) -> Starlette:
         Route("/v1/runs/{run}", _answered(api.run), methods=["GET"]),
         Route("/v1/runs/{run}/events", _answered(api.events), methods=["GET"]),
         Route("/v1/runs/{run}/cancel", _answered(api.cancel), methods=["POST"]),
+        Route("/v1/runs/{run}/again", _answered(api.again), methods=["POST"]),
         Route("/v1/runs/{run}/{decision:str}", _answered(api.decide), methods=["POST"]),
         Route("/v1/freezes", _answered(api.freezes), methods=["GET"]),
         Route("/v1/freezes", _answered(api.freeze), methods=["POST"]),
@@ -130,8 +132,10 @@ class _Api:
             key=f"{self._caller(request).principal}:{body['key']}",
             check=bool(body.get("check")),
             why=str(body.get("why", "")),
+            canary=bool(body.get("canary")),
+            origin={"due": float(body["due"])} if body.get("due") else None,
         )
-        if new:
+        if new and run.due <= time.time():
             await asyncio.to_thread(self._start, run.id)
         return JSONResponse(run_json(run), 201 if new else 200)
 
@@ -156,6 +160,15 @@ class _Api:
         if asked and run.due:
             await asyncio.to_thread(self._start, run.id)  # so that it ends now, and not when its time comes
         return JSONResponse({"canceled": asked})
+
+    async def again(self, request: Request) -> Response:
+        """The same once more, with `failed_hosts` only where it went wrong."""
+        body = await request.json()
+        failed_hosts = bool(body.get("failed_hosts"))
+        run = await asyncio.to_thread(self._intake.again, self._caller(request), request.path_params["run"], failed_hosts=failed_hosts)
+        if run.due <= time.time():
+            await asyncio.to_thread(self._start, run.id)
+        return JSONResponse(run_json(run), 201)
 
     async def decide(self, request: Request) -> Response:
         """Approve or reject a plan."""

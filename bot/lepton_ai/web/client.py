@@ -25,11 +25,14 @@ class ServiceClient:
     def close(self) -> None:
         self._http.close()
 
-    def submit(self, operation: str, arguments: Mapping[str, Any], *, key: str, check: bool, why: str = "") -> dict[str, Any]:
-        """Ask for a run and return it as it was written."""
-        written: dict[str, Any] = self._asked(
-            "POST", "/v1/runs", {"operation": operation, "arguments": dict(arguments), "key": key, "check": check, "why": why}
-        )
+    def submit(self, operation: str, arguments: Mapping[str, Any], *, key: str, **how: Any) -> dict[str, Any]:
+        """Ask for a run and return it as it was written. `how`: check, why, canary, due (seconds since the epoch)."""
+        written: dict[str, Any] = self._asked("POST", "/v1/runs", {"operation": operation, "arguments": dict(arguments), "key": key, **how})
+        return written
+
+    def again(self, run_id: str, *, failed_hosts: bool) -> dict[str, Any]:
+        """Ask for the same once more, and return the new run."""
+        written: dict[str, Any] = self._asked("POST", f"/v1/runs/{run_id}/again", {"failed_hosts": failed_hosts})
         return written
 
     def run(self, run_id: str) -> dict[str, Any]:

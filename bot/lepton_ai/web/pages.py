@@ -18,8 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.runs.model import Run
-from lepton_ai.runs.service import result_of
+from lepton_ai.runs.model import Run, result_of
 from lepton_ai.runs.store import Store
 
 KEY_BYTES = 32

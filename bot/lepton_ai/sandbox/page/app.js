@@ -127,6 +127,8 @@ function drawMessage(message) {
   if (message.ephemeral_to) content.append(make("div", "ephemeral", "Only visible to you"));
   if (message.blocks?.length) {
     content.append(make("div", "blocks", ...message.blocks.map((block) => drawBlock(block, (action) => press(message, action)))));
+  } else if (message.stream) {
+    content.append(drawTasks(message.stream));
   } else if (message.text) {
     content.append(mrkdwn(message.text));
   }
@@ -146,6 +148,13 @@ function drawMessage(message) {
   if (!message.ephemeral_to) content.append(messageTools(message));
   node.id = `m-${message.ts}`;
   return node;
+}
+
+const TASK_SIGNS = { pending: ["○", "soft"], in_progress: ["◐", "busy"], complete: ["✔", "good"], error: ["✘", "bad"] };
+
+function drawTasks(stream) {
+  const rows = stream.tasks.map((task) => make("li", "", make("span", `sign ${TASK_SIGNS[task.status][1]}`, TASK_SIGNS[task.status][0]), task.title, task.details ? make("span", "context", ` ${task.details}`) : null));
+  return make("div", "blocks", make("b", "", stream.title), make("ul", "tasks", ...rows));
 }
 
 function messageTools(message) {

@@ -181,9 +181,11 @@ def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
     Raises NodeError when the wish cannot be met; then nothing has been touched.
     """
     check_name(wish.name)
+    if wish.state == "abandoned" and (node is None or node.unfinished != "creating"):
+        return Plan()
     if node is not None and node.boot is None:
         raise NodeError("%s exists on this host but was not made by Lepton, so it is left alone: choose another name" % wish.name)
-    if wish.state == "absent":
+    if wish.state in ("absent", "abandoned"):
         return Plan() if node is None else _removal(node)
     if node is None:
         return _creation(wish, capacity)

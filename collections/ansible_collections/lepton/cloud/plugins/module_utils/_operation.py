@@ -25,7 +25,7 @@ PLANS = ("check", "planner", "none")
 RERUNS = ("safe", "never")
 KINDS = ("node", "host", "image", "size", "new_node")
 TYPES = ("str", "int", "float", "bool", "list", "dict", "path")
-LEPTON_KEYS = frozenset({"risk", "locks", "targets", "plan", "rerun", "timeout", "kinds", "positional"})
+LEPTON_KEYS = frozenset({"risk", "locks", "targets", "plan", "rerun", "timeout", "kinds", "positional", "per_host", "undo"})
 RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
 LONGEST = 1000  # characters of one value
 # Names that mean something to Ansible itself: as an extra variable they would bend the play, not fill a parameter.
@@ -46,7 +46,11 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Spec:
-    """One operation's specification. `timeout` is seconds; `locks` and `targets` are templates over the arguments."""
+    """One operation's specification. `timeout` is seconds; `locks` and `targets` are templates over the arguments.
+
+    `per_host`: it does the same on each host by itself, so it may be done on some of them only. `undo` names the operation that
+    takes back what a canceled run has left half done; it gets the arguments that it knows.
+    """
 
     summary: str
     options: Mapping[str, Mapping[str, Any]]
@@ -60,6 +64,8 @@ class Spec:
     timeout: int = 600
     kinds: Mapping[str, str] = field(default_factory=dict)
     positional: tuple[str, ...] = ()
+    per_host: bool = False
+    undo: str = ""
     granted: bool = False  # whether the author said anything under `lepton`
 
 
@@ -94,6 +100,8 @@ def read_spec(meta: Any, name: str) -> Spec:
         timeout=own.get("timeout", 600),
         kinds=own.get("kinds", {}),
         positional=tuple(own.get("positional", ())),
+        per_host=own.get("per_host", False),
+        undo=own.get("undo", ""),
         granted="lepton" in spec,
     )
 
@@ -126,6 +134,14 @@ def _check_own(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
             raise SpecError("lepton.%s: expected a list of strings" % key)
     if not isinstance(own.get("timeout", 1), int) or own.get("timeout", 1) < 1:
         raise SpecError("lepton.timeout: expected a positive number of seconds, not %r" % own["timeout"])
+    if not isinstance(own.get("per_host", False), bool):
+        raise SpecError("lepton.per_host: expected true or false")
+    if not re.fullmatch(r"|[a-z][a-z0-9_-]*\.[a-z][a-z0-9_-]*", str(own.get("undo", ""))):
+        raise SpecError("lepton.undo: expected an operation such as node.abandon, not %r" % own["undo"])
+    if own.get("plan") == "planner":
+        for name, option in options.items():
+            if option.get("no_log"):
+                raise SpecError("options.%s.no_log: the steps of a plan are shown, so nothing secret may go into them" % name)
     for name in own.get("positional", ()):
         if name not in options:
             raise SpecError("lepton.positional: there is no option %r" % name)

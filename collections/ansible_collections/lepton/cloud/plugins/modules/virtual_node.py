@@ -40,8 +40,9 @@ options:
       - V(running) starts it, V(stopped) presses its power button and waits.
       - V(restarted) presses the power button, waits and starts it again, which also brings pending changes into effect.
       - V(absent) removes it with its disk.
+      - V(abandoned) removes it only where its creation was cut short, and leaves every other node as it is.
     type: str
-    choices: [present, running, stopped, restarted, absent]
+    choices: [present, running, stopped, restarted, absent, abandoned]
     default: present
   image:
     description:
@@ -200,7 +201,7 @@ def main() -> None:
         argument_spec=dict(
             HOST_OPTIONS,
             name={"type": "str", "required": True},
-            state={"type": "str", "choices": ["present", "running", "stopped", "restarted", "absent"], "default": "present"},
+            state={"type": "str", "choices": ["present", "running", "stopped", "restarted", "absent", "abandoned"], "default": "present"},
             image={"type": "str"},
             vcpus={"type": "int"},
             memory={"type": "str"},

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Slack would refuse of a message or a view: its documented limits, checked with slack_sdk's own models."""
+"""What Slack would refuse of a message or a view: its documented limits, checked with slack_sdk's own models.
+
+Everything that is built here passes these checks where it is built; the sandbox refuses by the same ones.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,48 @@ from collections.abc import Sequence
 from typing import Any
 
 from slack_sdk.errors import SlackObjectFormationError
-from slack_sdk.models.blocks import ActionsBlock, Block, ContextBlock, InputBlock, SectionBlock
+from slack_sdk.models.blocks import ActionsBlock, Block, ContextBlock, HeaderBlock, InputBlock, SectionBlock
 from slack_sdk.models.views import View
 
-MESSAGE_BLOCKS, VIEW_BLOCKS = 50, 100
-TEXT_LIMIT, SECTION_LIMIT, FIELD_LIMIT, CONTEXT_TEXT_LIMIT = 40_000, 3000, 2000, 2000
-CONTEXT_ELEMENTS, ACTION_ELEMENTS, BUTTON_TEXT, VALUE_LIMIT, ID_LIMIT = 10, 25, 75, 2000, 255
-METADATA_LIMIT = 3000
-SELECT_OPTIONS, OPTION_TEXT, OPTION_VALUE = 100, 75, 150
+from lepton_ai.slack.limits import (
+    ACTION_ELEMENTS,
+    BUTTON_TEXT_LIMIT,
+    BUTTON_VALUE_LIMIT,
+    CONTEXT_ELEMENTS,
+    CONTEXT_LIMIT,
+    FIELD_LIMIT,
+    HEADER_LIMIT,
+    ID_LIMIT,
+    MESSAGE_BLOCKS,
+    METADATA_LIMIT,
+    OPTION_TEXT_LIMIT,
+    OPTION_VALUE_LIMIT,
+    SECTION_LIMIT,
+    SELECT_OPTIONS,
+    TEXT_LIMIT,
+    TITLE_LIMIT,
+    VIEW_BLOCKS,
+)
+
+
+class BlockError(ValueError):
+    """Something that Slack would refuse; the text says why."""
+
+
+def checked_message(text: str, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the blocks, or raise BlockError with what Slack would refuse of them."""
+    trouble = message_trouble(text, blocks)
+    if trouble:
+        raise BlockError(trouble)
+    return blocks
+
+
+def checked_view(view: dict[str, Any]) -> dict[str, Any]:
+    """Return the view, or raise BlockError with what Slack would refuse of it."""
+    trouble = view_trouble(view)
+    if trouble:
+        raise BlockError(trouble)
+    return view
 
 
 def message_trouble(text: str, blocks: Sequence[dict[str, Any]] | None) -> str | None:
@@ -30,6 +67,9 @@ def view_trouble(view: dict[str, Any]) -> str | None:
     """Return what Slack would refuse of a view, or None."""
     if len(view.get("private_metadata", "")) > METADATA_LIMIT:
         return f"invalid_arguments: private_metadata is longer than {METADATA_LIMIT}"
+    for part in ("title", "submit", "close"):
+        if len((view.get(part) or {}).get("text", "")) > TITLE_LIMIT:
+            return f"invalid_arguments: {part} is longer than {TITLE_LIMIT}"
     try:
         View(**view).validate_json()
     except (SlackObjectFormationError, TypeError, ValueError) as error:
@@ -42,10 +82,10 @@ def options_trouble(options: Sequence[dict[str, Any]]) -> str | None:
     if len(options) > SELECT_OPTIONS:
         return f"{len(options)} options, at most {SELECT_OPTIONS}"
     for option in options:
-        if not 0 < len(option["text"]["text"]) <= OPTION_TEXT:
-            return f"an option's text has 1 to {OPTION_TEXT} characters"
-        if len(option["value"]) > OPTION_VALUE:
-            return f"an option's value is longer than {OPTION_VALUE}"
+        if not 0 < len(option["text"]["text"]) <= OPTION_TEXT_LIMIT:
+            return f"an option's text has 1 to {OPTION_TEXT_LIMIT} characters"
+        if len(option["value"]) > OPTION_VALUE_LIMIT:
+            return f"an option's value is longer than {OPTION_VALUE_LIMIT}"
     values = [option["value"] for option in options]
     return "an option's value stands twice" if len(values) != len(set(values)) else None
 
@@ -81,11 +121,13 @@ def _block_trouble(raw: Any) -> str | None:
             return f"a field is longer than {FIELD_LIMIT}"
         if "text" in raw and not raw["text"].get("text"):
             return "text is empty"
+    if isinstance(block, HeaderBlock) and not 0 < len(raw["text"]["text"]) <= HEADER_LIMIT:
+        return f"a header has 1 to {HEADER_LIMIT} characters"
     if isinstance(block, ContextBlock):
         if len(raw["elements"]) > CONTEXT_ELEMENTS:
             return f"more than {CONTEXT_ELEMENTS} elements"
-        if any(len(element.get("text", "")) > CONTEXT_TEXT_LIMIT for element in raw["elements"]):
-            return f"an element is longer than {CONTEXT_TEXT_LIMIT}"
+        if any(len(element.get("text", "")) > CONTEXT_LIMIT for element in raw["elements"]):
+            return f"an element is longer than {CONTEXT_LIMIT}"
     if isinstance(block, ActionsBlock):
         if not 0 < len(raw["elements"]) <= ACTION_ELEMENTS:
             return f"1 to {ACTION_ELEMENTS} elements"
@@ -105,10 +147,10 @@ def _element_trouble(element: dict[str, Any]) -> str | None:
         if trouble := options_trouble(group["options"]):
             return trouble
     if element.get("type") == "button":
-        if len(element.get("text", {}).get("text", "")) > BUTTON_TEXT:
-            return f"a button's text is longer than {BUTTON_TEXT}"
-        if len(element.get("value", "")) > VALUE_LIMIT:
-            return f"a button's value is longer than {VALUE_LIMIT}"
+        if len(element.get("text", {}).get("text", "")) > BUTTON_TEXT_LIMIT:
+            return f"a button's text is longer than {BUTTON_TEXT_LIMIT}"
+        if len(element.get("value", "")) > BUTTON_VALUE_LIMIT:
+            return f"a button's value is longer than {BUTTON_VALUE_LIMIT}"
         if element.get("style") not in (None, "primary", "danger"):
             return "a button's style is primary or danger"
     return None

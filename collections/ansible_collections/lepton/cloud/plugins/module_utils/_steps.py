@@ -1,0 +1,115 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Steps of a composite operation: what they are, and the planners that make them. Pure; runs on the controller.
+
+PRIVATE to the collection and to the Lepton bot. A plan is a list of steps with a digest. It is shown, approved, and then given back
+to the playbook, which does that list and nothing else; each step is checked against the world just before it is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Callable, Mapping, Sequence
+
+from ._placement import PlacementError, locate
+
+# {title, host, module, args, before, after}: one module call on one host, and the fields that it must find and bring about.
+Step = dict[str, Any]
+Answers = Mapping[str, Mapping[str, Any]]
+PREFIX = "lepton.cloud."
+
+
+class StepError(ValueError):
+    """A plan that cannot be made, or must not be done; the text says why."""
+
+
+def make_plan(operation: str, arguments: Mapping[str, Any], answers: Answers) -> dict[str, Any]:
+    """Return the plan of an operation, {steps, digest}, from what every host answered."""
+    planner = PLANNERS.get(operation)
+    if planner is None:
+        raise StepError("there is no planner for %s, only for %s" % (operation, ", ".join(sorted(PLANNERS))))
+    try:
+        steps = planner(arguments, answers)
+    except PlacementError as error:
+        raise StepError(str(error)) from error
+    return {"steps": steps, "digest": digest(steps)}
+
+
+def digest(steps: Sequence[Step]) -> str:
+    """Return what tells one list of steps from every other."""
+    return hashlib.sha256(json.dumps(list(steps), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_plan(plan: Any) -> list[Step]:
+    """Return the steps of a plan that was handed in, or raise StepError when they are not those that its digest speaks of."""
+    steps = plan.get("steps") if isinstance(plan, Mapping) else None
+    if not isinstance(steps, (list, tuple)) or digest(steps) != plan.get("digest"):
+        raise StepError("the plan that was handed in is not as it was made (something in it was masked or cut): it cannot be done as approved")
+    for step in steps:
+        if not str(step["module"]).startswith(PREFIX):
+            raise StepError("a step may only call modules of lepton.cloud, not %s" % step["module"])
+    return list(steps)
+
+
+def unmet(step: Step, diff: Mapping[str, Any]) -> str:
+    """Return what a module's own diff has that is not as the step says, "" when all is.
+
+    `diff` is what the module would change now: fields before and after. A step that has nothing left to change is not as it
+    was planned either.
+    """
+    for when, word in (("before", "is"), ("after", "would become")):
+        now = diff.get(when) or {}
+        for field, planned in step[when].items():
+            if field not in now:
+                return "%s would not change any more, and was to go from %s to %s" % (
+                    field,
+                    json.dumps(step["before"].get(field)),
+                    json.dumps(step["after"].get(field)),
+                )
+            if now[field] != planned:
+                return "%s %s %s, and not %s as planned" % (field, word, json.dumps(now[field]), json.dumps(planned))
+    return ""
+
+
+def rebuild_node(arguments: Mapping[str, Any], answers: Answers) -> list[Step]:
+    """Plan to make a node anew from an image, with the name, size, network and host that it has."""
+    name = arguments["node"]
+    host = locate(name, answers)
+    node = next(item for item in answers[host]["nodes"] if item["name"] == name)
+    image = arguments.get("image") or node.get("image")
+    known = answers[host].get("images") or []
+    if image not in known:
+        # Before anything is removed: a node without an image could not be made again.
+        raise StepError("%s has no image %s: expected one of %s" % (host, ascii(str(image)[:80])[1:-1], ", ".join(sorted(known)) or "none"))
+    size = dict(node, **node.get("config", {}))
+    made = {field: size[field] for field in ("vcpus", "max_vcpus", "memory", "max_memory")}
+    made["image"] = image
+    made["network"] = node["network"]
+    if node.get("disk"):
+        made["disk"] = node["disk"]
+    create = dict(made, name=name, state="running", update=False)
+    if node.get("forward_ports"):
+        create["forward_ports"] = node["forward_ports"]
+    return [
+        {
+            "title": "remove %s with its disk" % name,
+            "host": host,
+            "module": PREFIX + "virtual_node",
+            "args": {"name": name, "state": "absent"},
+            "before": {"state": node["state"], "vcpus": size["vcpus"], "memory": size["memory"]},
+            "after": {"state": "absent"},
+        },
+        {
+            "title": "make %s from %s and start it" % (name, image),
+            "host": host,
+            "module": PREFIX + "virtual_node",
+            "args": create,
+            "before": {"state": "absent"},
+            "after": dict(made, state="running"),
+        },
+    ]
+
+
+PLANNERS: dict[str, Callable[[Mapping[str, Any], Answers], list[Step]]] = {"node.rebuild": rebuild_node}
