@@ -107,7 +107,7 @@ def test_the_doctor_names_what_is_missing(site: Settings) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("lepton run ", ["host", "node"]), ("lepton run node re", ["reboot", "release", "resize"]), ("lepton run node resize web-1 v", ["vcpus="])],
+    [("lepton run ", ["host", "node"]), ("lepton run node re", ["reboot", "rebuild", "release", "resize"]), ("lepton run node resize web-1 v", ["vcpus="])],
 )
 def test_the_shell_completes_nouns_verbs_and_parameters(typed: str, offered: list[str]) -> None:
     environment = {**os.environ, "_LEPTON_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
@@ -169,3 +169,48 @@ def test_a_line_can_be_simulated_and_nothing_happens(site: Settings, tmp_path: P
     assert (refused.returncode, "no grant names slack:T/U2" in refused.stdout) == (1, True)
     assert not (tmp_path / "file").exists()
     assert json.loads(lepton("runs", "--json", site=site.site).stdout) == []
+
+
+def test_an_alert_can_be_simulated_and_nothing_happens(site: Settings, tmp_path: Path) -> None:
+    tasks = f"- name: Write\n  ansible.builtin.copy:\n    content: '{{{{ word }}}}'\n    dest: {tmp_path / 'file'}\n    mode: '0600'"
+    write_playbook(site.playbooks, "x", "y", tasks, options="{word: {type: str, required: true}}")
+    path = site.site / "lepton.yml"
+    access = {"roles": {"all": {"operations": ["*"]}}, "grants": [{"role": "all", "principals": ["alert:lepton"]}]}
+    rules = [{"name": "words", "matchers": ['alertname="Word"'], "operation": "x.y", "arguments": {"word": {"label": "word"}}}]
+    path.write_text(path.read_text() + yaml.safe_dump({"access": access, "alerts": rules}))
+    alerts = [
+        {"status": "firing", "labels": {"alertname": "Word", "word": "{{ 1+1 }}"}},
+        {"status": "firing", "labels": {"alertname": "Word"}},
+        {"status": "resolved", "labels": {"alertname": "Word", "word": "x"}},
+    ]
+    posted = tmp_path / "alert.json"
+    posted.write_text(json.dumps({"receiver": "lepton", "alerts": alerts, "truncatedAlerts": 3}))
+    done = lepton("simulate", "alert", str(posted), "--json", site=site.site)
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert [item["verdict"] for item in found] == ["allowed", "refused", "nothing", "nothing"]
+    assert found[0]["asked"] == 'Word, rule words: x.y word="{{ 1+1 }}"'
+    assert "would change" in str(found[0]["blocks"])
+    assert "which the alert does not have" in found[1]["rule"]
+    assert "3 more alerts" in found[3]["rule"]
+    assert not (tmp_path / "file").exists()
+    lepton("freeze", site=site.site)
+    assert "everything is frozen" in lepton("simulate", "alert", str(posted), site=site.site).stdout
+    posted.write_text(json.dumps({"receiver": "stranger", "alerts": alerts[:1]}))
+    lepton("unfreeze", site=site.site)
+    assert "no grant names alert:stranger" in lepton("simulate", "alert", str(posted), site=site.site).stdout
+    for content in ("[]", "{", '{"alerts": 3}'):
+        posted.write_text(content)
+        refused = lepton("simulate", "alert", str(posted), site=site.site)
+        assert (refused.returncode, "not what Alertmanager posts" in refused.stderr) == (2, True)
+    assert lepton("simulate", "alert", "/nowhere", site=site.site).returncode == 2
+    assert lepton("simulate", "/lepton x y", site=site.site).returncode == 2
+    assert json.loads(lepton("runs", "--json", site=site.site).stdout) == []
+
+
+def test_what_is_to_be_done_later_needs_a_service(site: Settings) -> None:
+    probe(site, "['true']")
+    done = lepton("run", "x", "y", "--at", "02:00", site=site.site)
+    assert (done.returncode, "no service runs here" in done.stderr) == (2, True)
+    assert "is no time" in lepton("run", "x", "y", "--at", "noon", site=site.site).stderr
+    assert "one thing for all hosts" in lepton("run", "x", "y", "--canary", site=site.site).stderr

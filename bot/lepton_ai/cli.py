@@ -32,7 +32,7 @@ from lepton_ai.sandbox.stand import stand
 from lepton_ai.sandbox.tour import Tour, commands
 from lepton_ai.serve import serve as serve_forever
 from lepton_ai.settings import Secrets, Settings, load_settings
-from lepton_ai.simulate import simulate
+from lepton_ai.simulate import REFUSED, simulate, simulate_alert
 from lepton_ai.site import make_site
 from lepton_ai.slack.views import plain_text, run_message
 from lepton_ai.web.client import service
@@ -285,23 +285,35 @@ def _operation_json(operation: Operation) -> dict[str, Any]:
 
 @app.command("simulate")
 def simulate_line(
-    line: Annotated[str, typer.Argument(help="A line as it would be typed: '/lepton node resize web-1 vcpus=4'.")],
-    user: Annotated[str, typer.Option("--as", help="The Slack user's id.")],
-    channel: Annotated[str, typer.Option("--in", help="The Slack channel's id.")],
+    line: Annotated[str, typer.Argument(help="A line as it would be typed, '/lepton node resize web-1 vcpus=4'; or the word alert.")],
+    file: Annotated[Path | None, typer.Argument(help="After alert: a file with what Alertmanager would post.")] = None,
+    user: Annotated[str, typer.Option("--as", help="The Slack user's id, for a line.")] = "",
+    channel: Annotated[str, typer.Option("--in", help="The Slack channel's id, for a line.")] = "",
     team: Annotated[str, typer.Option(help="The Slack workspace's id; the first one in the site's grants by default.")] = "",
     group: Annotated[list[str] | None, typer.Option(help="A user group's id the user is in; may be repeated.")] = None,
     site: SiteOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what would come of a line in Slack: the verdict, the plan, the message. Nothing is asked of Slack, nothing changes."""
+    """Show what would come of a line in Slack or of an alert: the verdict, the plan, the message. Nothing is asked, nothing changes."""
     settings = load_settings(site)
-    found = simulate(settings, line, user=user, team=team or _first_team(settings), channel=channel, groups=group or ())
-    if as_json:
-        print(json.dumps(found.__dict__, indent=2))
+    if line == "alert" and file is not None:
+        try:
+            content = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LeptonError(f"{file} cannot be read: {error}") from error
+        found = simulate_alert(settings, content)
+    elif file is not None or not (user and channel):
+        raise LeptonError("a line needs --as USER and --in CHANNEL, and an alert a file", hint="lepton simulate alert FILE")
     else:
-        out.print(f"{found.verdict}: {found.rule}" + (" (a form opens)" if found.opens_form else ""), markup=False)
-        out.print(_without_marks(plain_text(found.blocks)), markup=False)
-    raise typer.Exit(1 if found.verdict == "refused" else 0)
+        found = [simulate(settings, line, user=user, team=team or _first_team(settings), channel=channel, groups=group or ())]
+    if as_json:
+        print(json.dumps([item.__dict__ for item in found] if line == "alert" else found[0].__dict__, indent=2))
+    else:
+        for item in found:
+            said = f"{item.asked}\n" if item.asked else ""
+            out.print(f"{said}{item.verdict}: {item.rule}" + (" (a form opens)" if item.opens_form else ""), markup=False)
+            out.print(_without_marks(plain_text(item.blocks)), markup=False)
+    raise typer.Exit(1 if any(item.verdict == REFUSED for item in found) else 0)
 
 
 def _first_team(settings: Settings) -> str:

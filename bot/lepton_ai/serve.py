@@ -34,7 +34,8 @@ from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.messages import LiveMessages
 from lepton_ai.web.api import PeerProtocol, os_principal, socket_app
 from lepton_ai.web.app import web_app
-from lepton_ai.web.pages import Links, run_route
+from lepton_ai.web.pages import page_routes
+from lepton_ai.web.sessions import Sessions
 
 log = structlog.get_logger()
 RECONNECT_SECONDS = 5.0
@@ -89,21 +90,22 @@ async def _open_doors(
     health = {"database": "ok"}
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
     slack = None
-    links = Links(settings.state_dir, settings.public_url)
+    sessions = Sessions(settings.state_dir, settings.public_url)
     if secrets.slack_bot_token is not None:
         client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
         accounts.connect(client)
-        messages = LiveMessages(runs, client, settings.slack.update_seconds, links.to if settings.public_url else None)
+        messages = LiveMessages(runs, client, settings.slack.update_seconds, sessions.page if settings.public_url else None)
         runs.listeners.append(messages.changed)
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
         choices = Choices(lambda: runs.look("host.show"))
         runs.listeners.append(choices.changed)
-        door = Door(intake, queue.start, messages, groups, choices, client, settings.slack.command)
+        entrance = sessions.entrance if settings.public_url else None
+        door = Door(intake, queue.start, messages, groups, choices, client, settings.slack.command, entrance)
         slack = build_app(door, client=client, signing_secret=signing, command=settings.slack.command)
         workers += [messages.work(), groups.work(client), choices.work()]
         if settings.slack.mode == "socket" and secrets.slack_app_token is not None:
             workers.append(_socket_mode(slack, secrets.slack_app_token.get_secret_value(), health))
-    web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, [run_route(runs.store, links)])
+    web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, page_routes(intake, sessions, settings.slack.command))
     settings.socket.unlink(missing_ok=True)
     common: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": CLOSE_SECONDS}
     local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, **common))

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lepton_ai.access.rules import Rules
+from lepton_ai.alerts.rules import AlertRule
 from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Catalog, load_catalog
 from lepton_ai.paths import builtin_playbooks
@@ -54,6 +55,7 @@ class Settings(BaseModel):
     time_zone: str | None = None  # of rules with hours; this machine's own by default
     slack: SlackSettings = Field(default_factory=SlackSettings)
     access: Rules = Field(default_factory=Rules)
+    alerts: list[AlertRule] = Field(default_factory=list)  # what alerts ask for; the first rule that fits counts
 
     @property
     def socket(self) -> Path:

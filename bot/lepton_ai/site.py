@@ -39,6 +39,13 @@ access:
   #  - name: prod
   #    targets: ["node/prod-*"]
   #    approvers: ["slack:T012345/U012345"]
+
+# What alerts ask for, as alert:RECEIVER, which needs a grant like everybody. Try it: lepton simulate alert FILE
+alerts: []
+#  - name: more-memory
+#    matchers: ['alertname="NodeMemoryHigh"', 'severity=~"page|warn"']
+#    operation: node.resize
+#    arguments: {node: {label: node}, memory: 4GiB}
 """
 CASES = """\
 # Who may do what, as tests: lepton access test

@@ -417,3 +417,22 @@ def test_bad_input_over_a_remote_connection_is_said_and_nothing_is_left(host: Ho
     assert host.node("far-2", image="base", **small)["changed"]  # made anew, and finished
     assert not (disks / "far-2.qcow2.partial").exists()
     assert host.node("far-2", state="absent", **far)["changed"]
+
+
+def test_only_what_was_left_half_made_is_abandoned(host: Host) -> None:
+    wish: dict[str, Any] = {"state": "present", "image": "guest", "vcpus": 1, "memory": "64MiB", "disk": "64MiB"}
+    disk = host.hypervisor.folder / "disks" / "quarter.qcow2"
+    host.node("quarter", **wish)
+    before = host.everything()
+    for name in ("quarter", "nobody"):
+        assert not host.node(name, state="abandoned")["changed"]
+    assert host.everything() == before
+    cut_short(host, "quarter", "creating")
+    Path(f"{disk}.partial").hardlink_to(disk)  # what tells its own disk from somebody else's
+    before = host.everything()
+    assert host.node("quarter", state="abandoned", check=True)["changed"]
+    assert host.everything() == before
+    assert host.node("quarter", state="abandoned")["changed"]
+    assert "quarter" not in host.virsh("list", "--all", "--name")
+    assert not host.node("quarter", state="abandoned")["changed"]
+    disk.unlink(missing_ok=True)

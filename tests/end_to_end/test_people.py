@@ -286,11 +286,24 @@ def test_a_picture_shows_what_hosts_have_left(ada: Person) -> None:
     assert httpx.get(file["url_private"]).content.startswith(b"\x89PNG")
 
 
-def test_the_message_leads_to_the_runs_page(ada: Person, prod: str) -> None:
+def test_the_message_leads_to_the_runs_page_for_who_has_come_in(ada: Person, mallory: Person, prod: str) -> None:
     ada.say(f"/lepton node show {prod}")
     done = ada.wait(lambda text: "*done*" in text)
     found = re.search(r"<(http[^|>]*)\|", str(done["blocks"]))
     assert found is not None
-    page = httpx.get(html.unescape(found[1]))
-    assert page.status_code == 200
-    assert "Find the one host that has it" in page.text
+    page = html.unescape(found[1])
+    assert httpx.get(page).status_code == 401
+    for person, status in ((mallory, 403), (ada, 200)):
+        person.say("/lepton login")
+        told = person.wait(lambda text: "Your way in" in text)
+        assert told["ephemeral_to"] == person.user
+        way_in = re.search(r"<(http[^|>]*)\|", told["text"])
+        assert way_in is not None
+        with httpx.Client(follow_redirects=True) as browser:
+            door = browser.get(html.unescape(way_in[1]))
+            ticket = re.search(r'name="ticket" value="([^"]*)"', door.text)
+            assert ticket is not None
+            browser.post(str(door.url).partition("?")[0], data={"ticket": ticket[1]}).raise_for_status()
+            shown = browser.get(page)
+        assert shown.status_code == status
+        assert ("Find the one host that has it" in shown.text) == (status == 200)

@@ -11,10 +11,10 @@ import pytest
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 
-from lepton_ai.slack.checks import message_trouble, view_trouble
 from lepton_ai.sandbox.server import Sandbox
 from lepton_ai.sandbox.stand import free_port, serving
 from lepton_ai.sandbox.workspace import BOT_TOKEN, sandbox_workspace
+from lepton_ai.slack.checks import message_trouble, view_trouble
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ RESERVED_NOUNS = frozenset(
         "plan",
         "cancel",
         "freeze",
+        "login",
         "unfreeze",
         "access",
         "audit",

@@ -61,7 +61,7 @@ class Attempt:
         plan = approved.result.get("plan", {}) if approved is not None else {}
         self.progress.tasks = self.operation.tasks
         if self.run.canary and to_change is not None and len(to_change) > 1:
-            state, error = self._one_first(to_change)
+            state, error = self._one_first(sorted(to_change))
         else:
             state, error = self._play(self.progress, check=False, hosts=self.run.hosts, plan=plan)
         if state in (State.CANCELED, State.TIMED_OUT) and not self.runs.is_cut_short(self.run.id) and self.runs.store.was_attempted(self.run.id):

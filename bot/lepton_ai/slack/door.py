@@ -56,6 +56,7 @@ class Door:
         choices: Choices,
         client: AsyncWebClient,
         command: str,
+        entrance: Callable[[str], str] | None = None,
     ) -> None:
         self._intake = intake
         self._start = start
@@ -64,6 +65,7 @@ class Door:
         self._choices = choices
         self._client = client
         self._command = command
+        self._entrance = entrance  # makes somebody's own way to the pages; None where there are none
 
     # -- words ---------------------------------------------------------------------------------------------------
 
@@ -115,6 +117,8 @@ class Door:
         where = {"door": "slack", "team": team, **origin}
         try:
             words = split_words(html.unescape(LINK.sub(lambda found: found[2] or found[1], text)))
+            if words == [typed.LOGIN]:
+                return self._way_in(caller)
             zone = await self._zone(user) if words and words[0] in typed.ZONED else None
             return await asyncio.to_thread(typed.read, self._intake, caller, words, self._command, key=f"slack:{team}:{key}", origin=where, zone=zone)
         except LeptonError as error:
@@ -122,6 +126,11 @@ class Door:
         except Exception as error:
             log.exception("a request could not be taken")
             return typed.Told(f":x: this was not taken, nothing will happen: {escape(type(error).__name__)}")
+
+    def _way_in(self, caller: Caller) -> typed.Told:
+        if self._entrance is None:
+            return typed.Told("There are no pages here: the site's settings have no public_url.")
+        return typed.Told(f"<{escape(self._entrance(caller.principal))}|Your way in>, for you alone: it works once, within five minutes.")
 
     # -- forms ---------------------------------------------------------------------------------------------------
 

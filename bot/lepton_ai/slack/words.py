@@ -19,12 +19,12 @@ from lepton_ai.runs.model import Run
 from lepton_ai.slack.forms import Mode
 from lepton_ai.slack.views import escape, runs_text
 
-AT = "at"
+AT, LOGIN = "at", "login"
 ZONED = frozenset({AT, "freeze", Mode.CANARY})  # words after which a time of day may stand
 OWN_WORDS = (
     "`at 02:00 NOUN VERB …` does it later · `canary NOUN VERB …` does it on one host first · "
     "`freeze [TARGET] [UNTIL] [REASON]` and `unfreeze [TARGET]` stop and allow changes · "
-    "`why [NOUN VERB …]` explains a refusal"
+    "`why [NOUN VERB …]` explains a refusal · `login` leads to the pages"
 )
 
 

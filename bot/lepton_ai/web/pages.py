@@ -1,86 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as a page: what changed, when which task ran on which host, and its audit trail. Behind a signed link that ends."""
+"""Runs as pages: what changed, when which task ran on which host, and the audit trail. For whoever may see the run."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
-import os
-import secrets
 import time
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.runs.model import Run, result_of
-from lepton_ai.runs.store import Store
+from lepton_ai.intake import Intake
+from lepton_ai.runs.model import result_of
+from lepton_ai.web.sessions import COOKIE, SESSION_SECONDS, Sessions
 
-KEY_BYTES = 32
-LINK_SECONDS = 30 * 86400
+MOST_RUNS = 100
+LOOKED_AT = 500  # of the newest runs, for those that a person may see
+NOWHERE = ""  # the channel of somebody who comes by a page: roles that hold only in some channels do not hold here
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 _TEMPLATES = Environment(loader=PackageLoader("lepton_ai.web"), autoescape=True)
 _TEMPLATES.filters["moment"] = lambda at: time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at)) if at else ""
+Page = Callable[[Request, Caller], Awaitable[Response]]
 
 
-class Links:
-    """Makes and checks links to run pages. Who has one may read that one run until it ends: it stands in the run's own message."""
+def page_routes(intake: Intake, sessions: Sessions, command: str) -> list[Route]:
+    """Return the routes of all pages. `command` is the slash command, which gives people their way in."""
 
-    def __init__(self, state_dir: Path, public_url: str) -> None:
-        self._public_url = public_url.rstrip("/")
-        self._key = _key(state_dir / "link.key")
+    def known(page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            principal = sessions.principal(request.cookies.get(COOKIE, ""))
+            if principal is None:
+                return _told(f"Who are you? Type {command} login in Slack: the answer, which only you see, has your way in. Then open this page again.", 401)
+            if await run_in_threadpool(intake.gone, principal):
+                return _told("This account has been deactivated.", 403)
+            return await page(request, Caller(principal, intake.groups_of(principal) or (), NOWHERE))
 
-    def to(self, run_id: str, now: float | None = None) -> str:
-        """Return the address of a run's page, good for thirty days."""
-        until = int((time.time() if now is None else now) + LINK_SECONDS)
-        return f"{self._public_url}/runs/{run_id}?until={until}&key={self._signature(run_id, until)}"
+        return answer
 
-    def allows(self, run_id: str, until: str, key: str) -> bool:
-        """Return whether a link was made here, for this run, and has not ended. Compared in constant time."""
-        if not until.isdecimal() or len(until) > len("9999999999") or int(until) < time.time():
-            return False
-        return hmac.compare_digest(self._signature(run_id, int(until)).encode(), key.encode("utf-8", "replace"))
-
-    def _signature(self, run_id: str, until: int) -> str:
-        return hmac.new(self._key, f"{run_id}:{until}".encode(), hashlib.sha256).hexdigest()
-
-
-def run_route(store: Store, links: Links) -> Route:
-    """Return the route of run pages."""
-
-    async def page(request: Request) -> Response:
-        run_id = request.path_params["run"]
-        if not links.allows(run_id, request.query_params.get("until", ""), request.query_params.get("key", "")):
-            return HTMLResponse("This link has ended, or was never one. The run's message in Slack has its link.", 403, headers=HEADERS)
+    async def run_page(request: Request, caller: Caller) -> Response:
         try:
-            run, trail = await run_in_threadpool(lambda: (store.run(run_id), store.audit(run_id)))
+            run = await run_in_threadpool(intake.runs.store.run, request.path_params["run"])
         except LeptonError as error:
-            return HTMLResponse(_TEMPLATES.from_string("{{ text }}").render(text=str(error)), 404, headers=HEADERS)
-        return HTMLResponse(run_page(run, trail), headers=HEADERS)
+            return _told(str(error), 404)
+        verdict = intake.may_see(caller, run)
+        if not verdict.allowed:
+            return _told(f"{caller.principal} may not see this run: {verdict.rule}", 403)
+        trail = await run_in_threadpool(intake.runs.store.audit, run.id)
+        return _shown("run.html", run=run, result=result_of(run), trail=[_entry(entry) for entry in trail])
 
-    return Route("/runs/{run}", page)
+    async def runs_page(_request: Request, caller: Caller) -> Response:
+        found = await run_in_threadpool(intake.runs.store.runs, LOOKED_AT)
+        return _shown("runs.html", runs=[run for run in found if intake.may_see(caller, run).allowed][:MOST_RUNS], who=caller.principal)
+
+    async def entrance(request: Request) -> Response:
+        """The door: looking at it uses nothing up, since programs look at links too."""
+        ticket = request.query_params.get("ticket", "")
+        principal = sessions.ticket_of(ticket)
+        if principal is None:
+            return _told(f"This way in is over, or was used. Type {command} login in Slack for another.", 403)
+        return _shown("enter.html", who=principal, ticket=ticket)
+
+    async def enter(request: Request) -> Response:
+        form = await request.form()
+        found = sessions.enter(str(form.get("ticket", "")))
+        if found is None:
+            return _told(f"This way in is over, or was used. Type {command} login in Slack for another.", 403)
+        principal, session = found
+        await run_in_threadpool(intake.runs.store.record, "", principal, "signed in", {"address": request.client.host if request.client else ""})
+        answer = RedirectResponse("/runs", 303, headers=HEADERS)
+        secure = sessions.public_url.startswith("https:")
+        answer.set_cookie(COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="lax", secure=secure)
+        return answer
+
+    return [
+        Route("/runs", known(runs_page)),
+        Route("/runs/{run}", known(run_page)),
+        Route("/enter", entrance, methods=["GET"]),
+        Route("/enter", enter, methods=["POST"]),
+    ]
 
 
-def run_page(run: Run, trail: list[dict[str, object]]) -> str:
-    """Return the page's HTML. Everything foreign is escaped by the template."""
-    entries = [{**entry, "data": json.dumps(entry["data"], indent=1, default=str)} for entry in trail]
-    return _TEMPLATES.get_template("run.html").render(run=run, result=result_of(run), trail=entries)
+def _entry(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, "data": json.dumps(entry["data"], indent=1, default=str)}
 
 
-def _key(path: Path) -> bytes:
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-    except FileExistsError:
-        pass
-    return path.read_bytes()
+def _shown(template: str, **values: Any) -> Response:
+    """Return a page. Everything foreign is escaped by the template."""
+    return HTMLResponse(_TEMPLATES.get_template(template).render(**values), headers=HEADERS)
+
+
+def _told(text: str, status: int) -> Response:
+    return HTMLResponse(_TEMPLATES.get_template("told.html").render(text=text), status, headers=HEADERS)

@@ -97,7 +97,7 @@ def node_result(node: Node) -> dict[str, Any]:
     shown["restart_required"] = node.live is not None and (
         node.live.vcpus != node.config.vcpus or node.live.max_vcpus != node.config.max_vcpus or node.live.max_memory != node.config.max_memory
     )
-    if shown["restart_required"]:
+    if node.live is not None and node.live != node.config:  # a guest follows its balloon in its own time, so memory differs while it starts
         shown["config"] = size_result(node.config)
     return shown
 

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an alert asks for: a pure decision over a site's rules. Labels and annotations are data, and only ever values of arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+LONGEST_VALUE = 1000  # characters of a label that a pattern is tried on
+# Alertmanager's own way to write a matcher: prometheus.io/docs/alerting/latest/configuration/#matcher
+MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:"((?:[^"\\]|\\.)*)"|([^"=~\s]\S*)|)\s*')
+
+
+def _readable(matcher: str) -> str:
+    found = MATCHER.fullmatch(matcher)
+    if found is None:
+        raise ValueError(f'{matcher!r} is not a matcher: expected one such as alertname="NodeMemoryHigh" or severity=~"page|warn"')
+    if found[2] in ("=~", "!~"):
+        try:
+            re.compile(_value(found))
+        except re.error as error:
+            raise ValueError(f"{matcher!r}: {error}") from error
+    return matcher
+
+
+class FromLabel(BaseModel):
+    """An argument that has the value of a label of the alert."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str
+
+
+class FromAnnotation(BaseModel):
+    """An argument that has the value of an annotation of the alert."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    annotation: str
+
+
+class AlertRule(BaseModel):
+    """What is asked for when an alert fires that all matchers fit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    matchers: list[Annotated[str, AfterValidator(_readable)]] = Field(min_length=1)
+    operation: str
+    arguments: dict[str, FromLabel | FromAnnotation | str | int | float | bool | list[str]] = Field(default_factory=dict)
+
+
+class Alert(BaseModel):
+    """One alert of Alertmanager's webhook (version 4). What else stands in it is not needed."""
+
+    status: str = "firing"
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.labels.get("alertname", "an alert without a name")
+
+
+class Notification(BaseModel):
+    """What Alertmanager posts: a group of alerts for one receiver."""
+
+    receiver: str = "alertmanager"
+    status: str = "firing"
+    alerts: list[Alert]
+    truncated_alerts: int = Field(default=0, alias="truncatedAlerts")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one alert asks for. Without a rule nothing, for the reason in `why`; `missing` says which argument it has no value for."""
+
+    alert: Alert
+    why: str
+    rule: AlertRule | None = None
+    arguments: Mapping[str, Any] | None = None
+    missing: str = ""
+
+
+def asked_by(notification: Notification, rules: Sequence[AlertRule]) -> list[Asked]:
+    """Return what each alert asks for, by the first rule that fits it. That something is over asks for nothing."""
+    return [_asked(alert, rules) for alert in notification.alerts]
+
+
+def _asked(alert: Alert, rules: Sequence[AlertRule]) -> Asked:
+    if alert.status != "firing":
+        return Asked(alert, f"it is {alert.status}, and only what fires asks for anything")
+    rule = next((rule for rule in rules if all(_fits(matcher, alert.labels) for matcher in rule.matchers)), None)
+    if rule is None:
+        return Asked(alert, "no rule fits it")
+    arguments: dict[str, Any] = {}
+    for name, value in rule.arguments.items():
+        if isinstance(value, FromLabel):
+            found, where = alert.labels.get(value.label), f"label {value.label}"
+        elif isinstance(value, FromAnnotation):
+            found, where = alert.annotations.get(value.annotation), f"annotation {value.annotation}"
+        else:
+            arguments[name] = value
+            continue
+        if found is None:
+            return Asked(alert, f"rule {rule.name}", rule, None, f"{name} comes from the {where}, which the alert does not have")
+        arguments[name] = found
+    return Asked(alert, f"rule {rule.name}", rule, arguments)
+
+
+def _fits(matcher: str, labels: Mapping[str, str]) -> bool:
+    found = MATCHER.fullmatch(matcher)
+    assert found is not None
+    actual, wanted = labels.get(found[1], ""), _value(found)
+    if found[2] in ("=", "!="):
+        return (actual == wanted) == (found[2] == "=")
+    fits = len(actual) <= LONGEST_VALUE and re.fullmatch(wanted, actual) is not None
+    return fits == (found[2] == "=~")
+
+
+def _value(found: re.Match[str]) -> str:
+    return re.sub(r"\\(.)", r"\1", found[3]) if found[3] is not None and found[2] in ("=", "!=") else found[3] or found[4] or ""

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What alerts ask for: by the first rule that fits, with labels as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lepton_ai.alerts.rules import AlertRule, Notification, asked_by
+
+RULE = {
+    "name": "memory",
+    "matchers": ['alertname="NodeMemoryHigh"', 'severity=~"page|warn"', 'node!=""', "team!~test.*"],
+    "operation": "node.resize",
+    "arguments": {"node": {"label": "node"}, "memory": "2GiB", "why": {"annotation": "summary"}},
+}
+LABELS = {"alertname": "NodeMemoryHigh", "severity": "page", "node": "{{ lookup('pipe', 'id') }}"}
+ALERT: dict[str, Any] = {"status": "firing", "labels": LABELS, "annotations": {"summary": "it is full"}, "fingerprint": "a", "startsAt": "2026-01-01T00:00:00Z"}
+
+
+def asked(alert: dict[str, Any], *rules: dict[str, Any]) -> Any:
+    notification = Notification.model_validate({"receiver": "lepton", "version": "4", "alerts": [alert]})
+    return asked_by(notification, [AlertRule.model_validate(rule) for rule in rules or (RULE,)])[0]
+
+
+def test_labels_and_annotations_are_values_of_arguments() -> None:
+    found = asked(ALERT)
+    assert found.rule.name == "memory"
+    assert found.arguments == {"node": "{{ lookup('pipe', 'id') }}", "memory": "2GiB", "why": "it is full"}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"status": "resolved"}, "only what fires"),
+        ({"labels": {**LABELS, "severity": "page2"}}, "no rule fits"),
+        ({"labels": {**LABELS, "node": ""}}, "no rule fits"),
+        ({"labels": {**LABELS, "team": "testers"}}, "no rule fits"),
+        ({"labels": {**LABELS, "severity": "p" * 1_000_000}}, "no rule fits"),
+        ({"labels": {}}, "no rule fits"),
+    ],
+)
+def test_what_does_not_fit_asks_for_nothing(change: dict[str, Any], why: str) -> None:
+    found = asked({**ALERT, **change})
+    assert found.rule is None
+    assert why in found.why
+
+
+def test_a_label_that_is_missing_is_said() -> None:
+    found = asked({**ALERT, "annotations": {}})
+    assert found.arguments is None
+    assert found.missing == "why comes from the annotation summary, which the alert does not have"
+
+
+def test_the_first_rule_that_fits_counts() -> None:
+    assert asked(ALERT, {**RULE, "name": "no", "matchers": ["alertname=Other"]}, RULE, {**RULE, "name": "late"}).rule.name == "memory"
+
+
+@pytest.mark.parametrize("matcher", ["", "alertname", '1a="x"', 'a=="x"', 'a="x" b="y"', 'a=~"("', 'a="x'])
+def test_a_matcher_that_is_none_is_refused(matcher: str) -> None:
+    with pytest.raises(ValidationError, match=r"is not a matcher|unterminated"):
+        AlertRule.model_validate({**RULE, "matchers": [matcher]})
+    with pytest.raises(ValidationError):
+        AlertRule.model_validate({**RULE, "matchers": []})
