@@ -139,3 +139,52 @@ def test_500s_and_429s_in_a_row_delay_the_end_and_do_not_lose_it(workspace_stand
     fault(workspace_stand, method="chat.stopStream", times=1, status=500)
     go(trace)
     ada.wait(lambda text: "*changed*" in text)
+
+
+def test_a_button_of_another_workspace_and_one_of_last_week_change_nothing(workspace_stand: Stand, ada: Person, trace: Path) -> None:
+    workspace_stand.sandbox.workspace.users["U0ADA2"] = {"id": "U0ADA2", "team_id": "T0OTHER", "name": "<!channel>", "is_bot": False, "deleted": False}
+    other = Person(workspace_stand.base_url, "U0ADA2")
+    ada.say("/lepton probe slow")
+    running = ada.wait(lambda text: "running" in text and "[Cancel]" in text)
+    eventually(lambda: lines(trace) == ["begin"])
+    other.seen = running["ts"]
+    other.press(running, CANCEL)
+    other.wait(lambda text: "this belongs to another workspace" in text)
+    go(trace)
+    ended = ada.wait(lambda text: "*changed*" in text)
+    # The same press again, from a copy of the message as it was then.
+    old = {**ended, "blocks": running["blocks"]}
+    workspace_stand.sandbox.workspace.message(ended["channel"], ended["ts"])["blocks"] = running["blocks"]
+    ada.press(old, CANCEL)
+    ada.wait(lambda text: "*changed*" in text)
+    eventually(lambda: lines(trace) == ["begin", "end"])
+    assert not any("<!channel>" in str(message) for message in ada.answers()), "a name is never a mention"
+
+
+def test_an_end_reaches_its_asker_though_the_bot_was_removed_from_the_channel(workspace_stand: Stand, ada: Person, trace: Path) -> None:
+    ada.say("/lepton probe slow")
+    ada.wait(lambda text: "running" in text)
+    fault(workspace_stand, remove_from="C0OPS")
+    try:
+        go(trace)
+        told = ada.wait(lambda text: "*changed*" in text)
+        assert told["ephemeral_to"] == ada.user
+    finally:
+        fault(workspace_stand, invite_to="C0OPS")
+
+
+def test_what_is_asked_for_later_on_the_command_line_waits_in_the_service(workspace_stand: Stand, trace: Path) -> None:
+    written = lepton(workspace_stand, "run", "probe", "slow", "--at", "1d", "--json")
+    assert (written["state"], lines(trace)) == ("queued", [])
+    lepton(workspace_stand, "runs", "cancel", written["id"])
+    ended = eventually(lambda: run if (run := lepton(workspace_stand, "runs", "show", written["id"], "--json"))["state"] != "queued" else None)
+    assert (ended["state"], lines(trace)) == ("canceled", [])
+
+
+def test_again_from_the_command_line(workspace_stand: Stand) -> None:
+    failed = lepton(workspace_stand, "run", "node", "show", "nobody", "--json", expect=1)
+    said = lepton(workspace_stand, "runs", "again", failed["id"])
+    again = said.split()[1]
+    ended = eventually(lambda: run if (run := lepton(workspace_stand, "runs", "show", again, "--json"))["state"] == "failed" else None)
+    assert ended["why"] == f"again: {failed['id']}"
+    assert "failed on no host" in lepton(workspace_stand, "runs", "again", failed["id"], "--failed-hosts", expect=2)

@@ -201,8 +201,9 @@ class Sandbox:
 
     async def _interact(self, user: str, payload: dict[str, Any], copies: int = 1) -> dict[str, Any]:
         person = self.workspace.users[user]
-        common = {"team": {"id": TEAM, "domain": "sandbox"}, "user": {"id": user, "username": person["name"], "name": person["name"], "team_id": TEAM}}
-        return await self._bring("interactive", {**common, "api_app_id": "A0LEPTON", "token": "sandbox", "is_enterprise_install": False, **payload}, copies)
+        who = {"id": user, "username": person["name"], "name": person["name"], "team_id": person["team_id"]}
+        common = {"team": {"id": TEAM, "domain": "sandbox"}, "user": who, "api_app_id": "A0LEPTON", "token": "sandbox", "is_enterprise_install": False}
+        return await self._bring("interactive", {**common, **payload}, copies)
 
     def _response_url(self, user: str, channel: str) -> str:
         key = secrets.token_hex(12)
@@ -289,12 +290,14 @@ class Sandbox:
         return await self._done(self.open_home(body["user"]))
 
     async def _fault(self, request: Request) -> Response:
-        """Make the next calls of a method fail, trigger ids or acknowledgements be late, or streams be there or not, as it happens with Slack."""
+        """Make the next calls of a method fail, trigger ids or acknowledgements be late, streams be there or not, or the app leave a channel."""
         body = await request.json()
         if "method" in body:
             self.web_api.fail(body["method"], int(body["times"]), int(body.get("status", 500)))
         self.workspace.late_triggers += int(body.get("expired_triggers", 0))
         self.workspace.late_acknowledgements += int(body.get("late_acknowledgements", 0))
+        if "remove_from" in body or "invite_to" in body:
+            self.workspace.channel(body.get("remove_from") or body["invite_to"])["is_member"] = "invite_to" in body
         self.workspace.has_streams = bool(body.get("has_streams", self.workspace.has_streams))
         return JSONResponse({"ok": True})
 

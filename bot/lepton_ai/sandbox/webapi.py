@@ -126,6 +126,8 @@ class WebApi:
 
     def _update(self, arguments: dict[str, Any]) -> dict[str, Any]:
         message = self._workspace.message(arguments["channel"], arguments["ts"])
+        if not self._workspace.channel(arguments["channel"])["is_member"]:
+            raise SlackError("channel_not_found")  # which is what an app hears of a channel that it was removed from
         if message.get("user") != BOT_USER or message.get("ephemeral_to"):
             raise SlackError("cant_update_message")
         message.update(_content(arguments), edited={"user": BOT_USER, "ts": self._workspace.timestamp()})
