@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 from tests.conftest import ROOT
 
 from lepton_ai.sandbox.people import Person
@@ -49,21 +49,37 @@ def type_line(page: Page, text: str) -> None:
     page.press("#text", "Enter")
 
 
+def newest(page: Page) -> Locator:
+    """The newest message of the channel itself; below it may stand its thread."""
+    return page.locator("article:not(.reply)").last
+
+
 def test_a_person_creates_resizes_and_releases_a_node(page: Page) -> None:
     type_line(page, "/lepton node create web-1 image=guest memory=128MiB max_vcpus=4")
-    expect(page.locator("article").last).to_contain_text("changed", timeout=90 * SECONDS)
-    expect(page.locator("article").last).to_contain_text("absent → running")
+    expect(newest(page)).to_contain_text("changed", timeout=90 * SECONDS)
+    expect(newest(page)).to_contain_text("absent → running")
     type_line(page, "/lepton node resize web-1 vcpus=3")
-    expect(page.locator("article").last).to_contain_text("vcpus 1 → 3", timeout=60 * SECONDS)
+    expect(newest(page)).to_contain_text("vcpus 1 → 3", timeout=60 * SECONDS)
     type_line(page, "/lepton node list")
-    expect(page.locator("article").last.locator("pre")).to_contain_text("3 of 4", timeout=60 * SECONDS)
+    expect(newest(page).locator("pre")).to_contain_text("3 of 4", timeout=60 * SECONDS)
     type_line(page, "/lepton node release web-1")
     expect(page.get_by_role("button", name="Do it")).to_be_visible(timeout=60 * SECONDS)
     picture(page, "sandbox")
     page.get_by_role("button", name="Do it").click()
-    expect(page.locator("article").last).to_contain_text("node release", timeout=60 * SECONDS)
-    expect(page.locator("article").last).to_contain_text("running → absent", timeout=60 * SECONDS)
+    expect(newest(page)).to_contain_text("node release", timeout=60 * SECONDS)
+    expect(newest(page)).to_contain_text("running → absent", timeout=60 * SECONDS)
     expect(page.get_by_role("button", name="Do it")).to_have_count(0)
+
+
+def test_the_tasks_of_a_run_stand_below_its_message(page: Page, workspace_stand: Stand) -> None:
+    type_line(page, "/lepton probe slow")
+    listed = page.locator("article.reply .tasks li")
+    expect(listed).to_contain_text("Take a while", timeout=60 * SECONDS)
+    expect(listed.locator(".sign.busy")).to_be_visible()
+    picture(page, "tasks")
+    (workspace_stand.folder / "trace.go").touch()
+    expect(newest(page)).to_contain_text("changed", timeout=60 * SECONDS)
+    expect(listed.locator(".sign.good")).to_be_visible()
 
 
 def test_only_the_asker_sees_an_ephemeral_answer_and_nothing_foreign_becomes_markup(page: Page) -> None:
@@ -150,7 +166,7 @@ def test_a_form_an_approval_and_the_home(page: Page) -> None:
     expect(form).to_be_hidden()
     # Asked for by a shortcut that stands in no channel, the answer comes as a direct message.
     page.locator("#channels button", has_text="lepton · ada").click()
-    expect(page.locator("article").last).to_contain_text("waits for approval", timeout=60 * SECONDS)
+    expect(newest(page)).to_contain_text("waits for approval", timeout=60 * SECONDS)
     picture(page, "approval")
     page.locator("#people button", has_text="grace").click()
     page.locator("#home-link").click()
@@ -162,9 +178,9 @@ def test_a_form_an_approval_and_the_home(page: Page) -> None:
 
 def test_a_thread_takes_mentions(page: Page) -> None:
     type_line(page, "/lepton node list")
-    expect(page.locator("article").last).to_contain_text("done", timeout=60 * SECONDS)
-    page.locator("article").last.hover()
-    page.locator("article").last.get_by_role("button", name="Reply in thread").click()
+    expect(newest(page)).to_contain_text("done", timeout=60 * SECONDS)
+    newest(page).hover()
+    newest(page).get_by_role("button", name="Reply in thread").click()
     type_line(page, "@lepton node list")
     expect(page.locator("article.reply").last).to_contain_text("done", timeout=60 * SECONDS)
     type_line(page, "@lepton host show")
