@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +107,8 @@ class Intake:
         operation = command.operation
         _must_go_host_by_host(operation, hosts, canary=canary)
         due = float((origin or {}).get("due") or 0.0)
+        if not math.isfinite(due):
+            raise LeptonError("that is no time")
         verdict, rule, frozen = self.judge(caller, command, due)
         if not verdict.allowed:
             self._refuse(caller, command, verdict.rule, origin)
@@ -131,13 +134,19 @@ class Intake:
         operation = self.runs.catalog.operations.get(run.operation)
         if operation is None:
             raise LeptonError(f"the operation {run.operation} no longer exists")
+        if not run.state.final:
+            raise LeptonError(f"run {run.id} has not ended yet")
         hosts = failed_of(run) if failed_hosts else list(run.hosts)
         if failed_hosts and not hosts:
             raise LeptonError(f"run {run.id} failed on no host, or on all of them")
-        key = f"again:{run.id}:{'failed' if failed_hosts else 'all'}:{int(time.time() // AGAIN_SECONDS)}"
-        destroys = operation.spec.risk == "destroy"
-        command, why = Command(operation, self.runs.arguments(run)), f"again: {run.id}"
-        return self.submit(caller, command, key=key, confirm=destroys, why=why, origin=dict(run.origin), hosts=hosts, canary=run.canary and not failed_hosts)[0]
+        key = f"again:{run.id}:{'failed' if failed_hosts else 'all'}:{caller.principal}:{int(time.time() // AGAIN_SECONDS)}"
+        how: dict[str, Any] = {
+            "check": run.check,  # a plan once more is a plan
+            "confirm": operation.spec.risk == "destroy" and not run.check,
+            "origin": {name: value for name, value in run.origin.items() if name not in ("approval", "due", "groups")},
+            "canary": run.canary and not failed_hosts,
+        }
+        return self.submit(caller, Command(operation, self.runs.arguments(run)), key=key, why=f"again: {run.id}", hosts=hosts, **how)[0]
 
     # -- approvals -----------------------------------------------------------------------------------------------
 
@@ -261,8 +270,11 @@ class Intake:
                 self._must_still(self._requester(run), operation, arguments)
             except RefusedError as error:
                 return str(error)
-            if self.gone(run.principal):
-                return "whoever asked for this is no longer here"
+            gone = self.gone(run.principal)
+            if gone is not False:
+                return (
+                    "whoever asked for this is no longer here" if gone else "whether whoever asked for this is still here cannot be told: Slack does not answer"
+                )
         return None
 
     def _requester(self, run: Run) -> Caller:

@@ -13,7 +13,12 @@ NODE = {
     "name": "web-1", "state": "running", "vcpus": 1, "max_vcpus": 4, "memory": "128MiB", "max_memory": "256MiB", "image": "guest", "network": "user",
     "forward_ports": ["8080:80"], "disk": "64MiB", "restart_required": False,
 }  # fmt: skip
-ANSWERS = {"h1": {"nodes": [], "images": ["guest"]}, "h2": {"nodes": [NODE], "images": ["guest", "other"]}}
+MIB = 1 << 20
+ROOM = {"vcpus": 4, "vcpus_used": 4, "vcpus_free": 0, "memory": 512 * MIB, "memory_used": 500 * MIB, "memory_free": 12 * MIB}
+ANSWERS: dict[str, Any] = {
+    "h1": {"nodes": [], "images": ["guest"], "capacity": ROOM},
+    "h2": {"nodes": [NODE], "images": ["guest", "other"], "capacity": ROOM, "disk_free": 64 * MIB, "image_size": None},
+}
 
 
 def plan(arguments: dict[str, Any], answers: Any = None) -> list[dict[str, Any]]:
@@ -35,7 +40,7 @@ def test_a_node_is_made_anew_where_it_is_and_as_it_is() -> None:
 
 def test_a_size_that_waits_for_the_next_start_is_the_size_of_the_new_one() -> None:
     waiting = {**NODE, "vcpus": 4, "restart_required": True, "config": {"vcpus": 1, "max_vcpus": 2, "memory": "64MiB", "max_memory": "128MiB"}}
-    remove, make = plan({"node": "web-1"}, {"h": {"nodes": [waiting], "images": ["guest"]}})
+    remove, make = plan({"node": "web-1"}, {"h": {**ANSWERS["h2"], "nodes": [waiting]}})
     assert (remove["before"]["vcpus"], make["args"]["vcpus"], make["args"]["memory"]) == (1, 1, "64MiB")
 
 
@@ -52,6 +57,27 @@ def test_a_size_that_waits_for_the_next_start_is_the_size_of_the_new_one() -> No
 def test_what_cannot_be_planned_is_said(operation: str, arguments: dict[str, Any], answers: Any, reason: str) -> None:
     with pytest.raises(StepError, match=reason):
         make_plan(operation, {"image": None, **arguments}, answers)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"disk_free": 63 * MIB}, "it has disk 64MiB, and h2 has 63MiB for it"),
+        ({"disk_free": None}, ""),
+        ({"image_size": 65 * MIB}, "its disk has 64MiB, and the image needs 65MiB"),
+        ({"capacity": {**ROOM, "vcpus": 3}}, "it has max_vcpus 4, and h2 has 3 for it"),
+        ({"capacity": {**ROOM, "vcpus_used": 5}}, "it has vcpus 1, and h2 has 0 for it"),
+        ({"capacity": {**ROOM, "memory": 255 * MIB}}, "it has max_memory 256MiB, and h2 has 255MiB for it"),
+        ({"capacity": {**ROOM, "memory_used": 513 * MIB}}, "it has memory 128MiB, and h2 has 127MiB for it"),
+    ],
+)
+def test_what_could_not_be_made_again_is_not_removed(change: dict[str, Any], reason: str) -> None:
+    answers = {"h2": {**ANSWERS["h2"], **change}}
+    if not reason:
+        assert plan({"node": "web-1"}, answers)
+        return
+    with pytest.raises(StepError, match=reason):
+        plan({"node": "web-1"}, answers)
 
 
 def test_a_plan_comes_back_as_it_was_made_or_is_refused() -> None:

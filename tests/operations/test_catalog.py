@@ -68,14 +68,19 @@ def test_without_our_key_an_operation_counts_as_destroy_and_is_granted_by_name_o
         ("{}", "{per_host: often}", 7, "expected true or false"),
         ("{}", "{undo: backwards}", 7, "expected an operation such as"),
         ("{}", "{undo: bad.two}", 1, "there is no operation bad.two"),
+        ("{}", "{undo: bad.one}", 1, "cannot take itself back"),
+        ("{}", "{undo: good.locked}", 1, "good.locked needs locks that bad.one does not hold"),
+        ("{}", "{undo: good.one, per_host: true}", 1, "good.one is one thing for all hosts"),
+        ("{}", "{plan: planner, rerun: safe}", 7, "cannot be begun again"),
         ("{n: {no_log: true}}", "{plan: planner}", 6, "the steps of a plan are shown"),
     ],
 )
 def test_a_broken_specification_is_named_with_file_line_and_reason(tmp_path: Path, options: str, lepton: str, line: int, reason: str) -> None:
     write_playbook(tmp_path, "good", "one", TASKS)
+    write_playbook(tmp_path, "good", "locked", TASKS, lepton="{risk: change, locks: [good]}")
     write_playbook(tmp_path, "bad", "one", TASKS, options=options, lepton=lepton)
     found = load_catalog({"site": tmp_path})
-    assert set(found.operations) == {"good.one"}
+    assert set(found.operations) == {"good.one", "good.locked"}
     (problem,) = found.problems
     assert problem.path == tmp_path / "bad" / "one.meta.yml"
     assert problem.line == line

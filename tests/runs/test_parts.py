@@ -133,6 +133,29 @@ def test_a_plan_for_some_hosts_is_approved_for_those(farm: tuple[Intake, Path]) 
     assert words(folder) == {"h2": "a", "h3": "a"}
 
 
+def test_a_host_that_is_there_no_more_is_no_success(farm: tuple[Intake, Path]) -> None:
+    intake, folder = farm
+    run = ask(intake, "a", hosts=["h1", "h9"])
+    assert run.state is State.FAILED
+    assert "h9 took no part" in run.error
+    assert words(folder) == {"h1": "a"}
+
+
+def test_a_plan_asked_for_again_is_a_plan(farm: tuple[Intake, Path]) -> None:
+    intake, folder = farm
+    plan = ask(intake, "a", check=True)
+    waiting = ask(intake, "a", confirm=True)
+    for run in (plan, waiting):
+        again = intake.again(Caller(OWNER), run.id)
+        assert again.check
+        assert "approval" not in again.origin
+        assert intake.runs.execute(again.id).state is State.SUCCEEDED
+    queued, _ = intake.submit(Caller(OWNER), Command(intake.runs.catalog.operations["farm.write"], {"word": "a"}), key="queued")
+    with pytest.raises(LeptonError, match="has not ended yet"):
+        intake.again(Caller(OWNER), queued.id)
+    assert words(folder) == {}
+
+
 @pytest.mark.parametrize("host", ["h*", "!h1", "h1:h2", "~h.", "@/etc/passwd", "h1,h2", "", "-e"])
 def test_no_host_is_a_pattern(farm: tuple[Intake, Path], host: str) -> None:
     intake, folder = farm
@@ -186,3 +209,58 @@ def test_a_cancel_takes_back_what_was_half_done_where_the_operation_says_how(bui
     assert said in ended.error, ended.error
     assert (folder / "half").exists() == (word == "v")
     assert not (folder / "whole").exists()
+
+
+def crashed(runs: Runs, run: Run) -> None:
+    """Leave what a process leaves that is killed in the middle of a run."""
+    runs.store.add_attempt("gone", run.id, f"{run.id}/gone", "another boot")
+
+
+def test_a_cancel_of_what_was_begun_before_a_crash_takes_it_back_too(builder: tuple[Runs, Path]) -> None:
+    runs, folder = builder
+    run, _ = Intake(runs, OWNER).submit(Caller(OWNER), Command(runs.catalog.operations["thing.make"], {"word": "w", "other": 1}), key="k")
+    crashed(runs, run)
+    (folder / "half").write_text("w")
+    assert runs.cancel(run.id, OWNER)
+    ended = runs.execute(run.id)
+    assert (ended.state, ended.error.partition(":")[0]) == (State.CANCELED, "canceled; taken back by thing.unmake")
+    assert not (folder / "half").exists()
+
+
+def test_an_undo_waits_for_no_freeze_to_be_lifted_and_says_so(builder: tuple[Runs, Path]) -> None:
+    runs, folder = builder
+    run, _ = Intake(runs, OWNER).submit(Caller(OWNER), Command(runs.catalog.operations["thing.make"], {"word": "w", "other": 1}), key="k")
+    crashed(runs, run)
+    (folder / "half").write_text("w")
+    runs.store.freeze(Freeze("thing", None, "os:1@here", "smoke"))
+    runs.cancel(run.id, OWNER)
+    ended = runs.execute(run.id)
+    assert "thing.unmake would take back what was half done, and was not done: thing is frozen by os:1@here: smoke" in ended.error
+    assert (folder / "half").exists()
+
+
+def test_what_was_approved_and_cut_short_goes_on_with_the_rest_of_it(farm: tuple[Intake, Path]) -> None:
+    intake, folder = farm
+    plan = ask(intake, "a", confirm=True)
+    released = intake.answer(Caller(OWNER), plan.id, approved=True)
+    assert released is not None
+    crashed(intake.runs, released)
+    (folder / "h1" / "word").write_text("a")  # so far it had come
+    (folder / "h1" / "word").chmod(0o600)
+    assert intake.runs.execute(released.id).state is State.SUCCEEDED
+    assert words(folder) == dict.fromkeys(HOSTS, "a")
+
+
+def test_what_was_approved_and_cut_short_does_nothing_else_than_that(farm: tuple[Intake, Path]) -> None:
+    intake, folder = farm
+    (folder / "h2" / "word").write_text("a")
+    plan = ask(intake, "a", confirm=True)
+    released = intake.answer(Caller(OWNER), plan.id, approved=True)
+    assert released is not None
+    crashed(intake.runs, released)
+    (folder / "h2" / "word").write_text("somebody's own")
+    ended = intake.runs.execute(released.id)
+    assert ended.state is State.FAILED
+    assert "nothing more was done, since this is not what was approved: but now h2" in ended.error
+    assert "seen afterwards, not done: " in ended.error
+    assert words(folder) == {"h2": "somebody's own"}

@@ -58,6 +58,8 @@ def test_a_person_creates_resizes_and_releases_a_node(page: Page) -> None:
     type_line(page, "/lepton node create web-1 image=guest memory=128MiB max_vcpus=4")
     expect(newest(page)).to_contain_text("changed", timeout=90 * SECONDS)
     expect(newest(page)).to_contain_text("absent → running")
+    expect(page.locator("article.reply .tasks li").last).to_contain_text("Make the node and start it")
+    picture(page, "tasks")
     type_line(page, "/lepton node resize web-1 vcpus=3")
     expect(newest(page)).to_contain_text("vcpus 1 → 3", timeout=60 * SECONDS)
     type_line(page, "/lepton node list")
@@ -73,10 +75,9 @@ def test_a_person_creates_resizes_and_releases_a_node(page: Page) -> None:
 
 def test_the_tasks_of_a_run_stand_below_its_message(page: Page, workspace_stand: Stand) -> None:
     type_line(page, "/lepton probe slow")
-    listed = page.locator("article.reply .tasks li")
+    listed = page.locator("article.reply .tasks").last.locator("li")
     expect(listed).to_contain_text("Take a while", timeout=60 * SECONDS)
     expect(listed.locator(".sign.busy")).to_be_visible()
-    picture(page, "tasks")
     (workspace_stand.folder / "trace.go").touch()
     expect(newest(page)).to_contain_text("changed", timeout=60 * SECONDS)
     expect(listed.locator(".sign.good")).to_be_visible()

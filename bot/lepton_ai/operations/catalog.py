@@ -137,10 +137,24 @@ def load_catalog(folders: Mapping[str, Path]) -> Catalog:
             else:
                 overrides.append(f"{operation.name}: {earlier.playbook} ({earlier.origin}) is used instead of {operation.playbook}")
     for name, operation in list(operations.items()):
-        if operation.spec.undo and operation.spec.undo not in operations:
-            problems.append(CatalogProblem(operation.playbook.with_suffix(".meta.yml"), 1, f"lepton.undo: there is no operation {operation.spec.undo}"))
+        trouble = _undo_trouble(operation, operations.get(operation.spec.undo)) if operation.spec.undo else ""
+        if trouble:
+            problems.append(CatalogProblem(operation.playbook.with_suffix(".meta.yml"), 1, f"lepton.undo: {trouble}"))
             del operations[name]
     return Catalog(dict(sorted(operations.items())), tuple(problems), tuple(overrides))
+
+
+def _undo_trouble(operation: Operation, undo: Operation | None) -> str:
+    """Return why an operation cannot take back what another has left half done; it runs under the other's locks, on the other's hosts."""
+    if undo is None:
+        return f"there is no operation {operation.spec.undo}"
+    if undo.name == operation.name:
+        return "an operation cannot take itself back"
+    if not set(undo.spec.locks) <= set(operation.spec.locks):
+        return f"{undo.name} needs locks that {operation.name} does not hold"
+    if operation.spec.per_host and not undo.spec.per_host:
+        return f"{undo.name} is one thing for all hosts, and {operation.name} is not"
+    return ""
 
 
 class _UnusableError(Exception):

@@ -37,14 +37,17 @@ def difference(plan: Run, arguments: Mapping[str, Any], now_revision: str) -> st
     return ""
 
 
-def changed_since(planned: Result, now: Result) -> str:
-    """Return what would be changed now and was not planned, or the other way round; "" when nothing is."""
+def changed_since(planned: Result, now: Result, *, begun: bool) -> str:
+    """Return what would be changed now and was not planned, or the other way round; "" when nothing is.
+
+    Of what has `begun`, a part may be done already.
+    """
     before, after = _shown(planned), _shown(now)
     if max(len(planned.changes), len(now.changes)) >= MOST:
         return "it changes more than can be compared"
-    gone, new = sorted((before - after).elements()), sorted((after - before).elements())
+    gone, new = [] if begun else sorted((before - after).elements()), sorted((after - before).elements())
     parts = ([f"no longer {', '.join(gone)}"] if gone else []) + ([f"but now {', '.join(new)}"] if new else [])
-    if not parts and sorted(planned.changed_hosts) != sorted(now.changed_hosts):
+    if not parts and not begun and sorted(planned.changed_hosts) != sorted(now.changed_hosts):
         parts = [f"it would change {', '.join(now.changed_hosts) or 'no host'}, and not {', '.join(planned.changed_hosts) or 'none'}"]
     return " ".join(parts)
 

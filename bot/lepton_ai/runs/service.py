@@ -42,6 +42,8 @@ WAIT_SECONDS = 1.0  # between looks at leases that another process holds; those 
 LOOK_SECONDS = 1.0  # between looks at cancels that another process took
 RENEW_LOOKS = round(leases.RENEW_SECONDS / LOOK_SECONDS)
 FRESH_SECONDS = 5.0
+CANCELED_EARLY = "canceled before it began"
+CANCELED_AGAIN = "canceled before it went on; it had begun before Lepton was restarted: look at what was done"
 SECRETS_SECONDS = 60.0
 # Returns why a run must not begin after all, None when it may.
 Gate = Callable[[Run, Operation, Mapping[str, Any]], str | None]
@@ -214,14 +216,15 @@ class Runs:
             what = ", ".join(operation.targets(arguments)) or operation.name
             progress.result.warnings.append(f"what it would change cannot be shown beforehand; it is about {what}")
             return State.SUCCEEDED, ""
-        if self._end_open_attempts(run.id) and operation.spec.rerun != "safe" and not run.check:
+        begun = self._end_open_attempts(run.id)
+        if begun and operation.spec.rerun != "safe" and not run.check and not cancel.is_set():
             return State.INTERRUPTED, "Lepton was stopped in the middle of this run, and its operation is not marked safe to run again: look at what was done"
         locks = [] if run.check else [*operation.locks(arguments), f"run/{run.id}"]
         if not leases.acquire(self.store, claim, locks, wait=lambda owners: self._wait(run.id, self._queue_text(owners), cancel)):
-            return State.CANCELED, "canceled before it began"
+            return State.CANCELED, CANCELED_AGAIN if begun else CANCELED_EARLY
         while not self._slots.acquire(blocking=False):
             if not self._wait(run.id, f"waiting: {self.settings.max_runs} runs are under way", cancel, others=False):
-                return State.CANCELED, "canceled before it began"
+                return State.CANCELED, CANCELED_AGAIN if begun else CANCELED_EARLY
         try:
             return Attempt(self, run, operation, arguments, claim.owner, cancel, progress).do()
         finally:

@@ -102,6 +102,18 @@ class Host:
         names = self._files.names(self.image_dir)
         return sorted({name[: -len(".qcow2")] if name.endswith(".qcow2") else name for name in names if not name.startswith(".")})
 
+    def image_size(self, image: str) -> int | None:
+        """Return how large a disk from an image is at least, in bytes; None where it is no disk image, or none of this host's."""
+        try:
+            disk_image = self._image(image)[0]
+        except NodeError:
+            return None
+        return None if disk_image is None else self._files.qcow2_size(disk_image)
+
+    def disk_free(self) -> int | None:
+        """Return how many bytes are free for disks, None where that cannot be told."""
+        return self._files.free(self.disk_dir)
+
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
         domain = self._domain(name)

@@ -139,6 +139,8 @@ def _check_own(own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     if not re.fullmatch(r"|[a-z][a-z0-9_-]*\.[a-z][a-z0-9_-]*", str(own.get("undo", ""))):
         raise SpecError("lepton.undo: expected an operation such as node.abandon, not %r" % own["undo"])
     if own.get("plan") == "planner":
+        if own.get("rerun") == "safe":
+            raise SpecError("lepton.rerun: a list of steps that was begun cannot be begun again; expected never")
         for name, option in options.items():
             if option.get("no_log"):
                 raise SpecError("options.%s.no_log: the steps of a plan are shown, so nothing secret may go into them" % name)

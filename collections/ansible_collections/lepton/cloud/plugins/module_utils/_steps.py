@@ -14,6 +14,7 @@ import json
 from typing import Any, Callable, Mapping, Sequence
 
 from ._placement import PlacementError, locate
+from ._units import format_size, parse_size
 
 # {title, host, module, args, before, after}: one module call on one host, and the fields that it must find and bring about.
 Step = dict[str, Any]
@@ -84,6 +85,7 @@ def rebuild_node(arguments: Mapping[str, Any], answers: Answers) -> list[Step]:
         # Before anything is removed: a node without an image could not be made again.
         raise StepError("%s has no image %s: expected one of %s" % (host, ascii(str(image)[:80])[1:-1], ", ".join(sorted(known)) or "none"))
     size = dict(node, **node.get("config", {}))
+    _must_fit(name, host, size, answers[host])
     made = {field: size[field] for field in ("vcpus", "max_vcpus", "memory", "max_memory")}
     made["image"] = image
     made["network"] = node["network"]
@@ -110,6 +112,26 @@ def rebuild_node(arguments: Mapping[str, Any], answers: Answers) -> list[Step]:
             "after": dict(made, state="running"),
         },
     ]
+
+
+def _must_fit(name: str, host: str, size: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
+    """Refuse what could not be made again once it is removed: the host may have changed since it was made."""
+    room = answer["capacity"]
+    disk = parse_size(size["disk"]) if size.get("disk") else 0
+    for what, needed, there, shown in (
+        ("max_vcpus", size["max_vcpus"], room["vcpus"], str),
+        ("vcpus", size["vcpus"], room["vcpus"] - room["vcpus_used"] + size["vcpus"], str),
+        ("max_memory", parse_size(size["max_memory"]), room["memory"], format_size),
+        ("memory", parse_size(size["memory"]), room["memory"] - room["memory_used"] + parse_size(size["memory"]), format_size),
+        # What removing the old disk frees is not counted: how much that is cannot be told from outside.
+        ("disk", disk, disk if answer.get("disk_free") is None else answer["disk_free"], format_size),
+    ):
+        if needed > there:
+            raise StepError(
+                "%s could not be made again, so it is not removed: it has %s %s, and %s has %s for it" % (name, what, shown(needed), host, shown(max(0, there)))
+            )
+    if disk and (answer.get("image_size") or 0) > disk:
+        raise StepError("%s is not removed: its disk has %s, and the image needs %s" % (name, format_size(disk), format_size(answer["image_size"])))
 
 
 PLANNERS: dict[str, Callable[[Mapping[str, Any], Answers], list[Step]]] = {"node.rebuild": rebuild_node}

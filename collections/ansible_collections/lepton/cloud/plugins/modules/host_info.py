@@ -18,6 +18,11 @@ extends_documentation_fragment:
   - lepton.cloud.attributes
   - lepton.cloud.attributes.info_module
   - lepton.cloud.host
+options:
+  image:
+    description:
+      - Also say how large a disk from this image is.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -49,6 +54,16 @@ images:
   elements: str
   returned: success
   sample: [debian-12]
+image_size:
+  description: How many bytes a disk from O(image) has at least. Null for an image that is no disk, or that the host does not have.
+  type: int
+  returned: success
+  sample: 3221225472
+disk_free:
+  description: How many bytes are free for disks. Null where that cannot be told.
+  type: int
+  returned: success
+  sample: 214748364800
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -57,7 +72,7 @@ from ..module_utils._module import HOST_OPTIONS, capacity_result, connected, nod
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=dict(HOST_OPTIONS), supports_check_mode=True)
+    module = AnsibleModule(argument_spec=dict(HOST_OPTIONS, image={"type": "str"}), supports_check_mode=True)
     with connected(module) as host:
         module.exit_json(
             changed=False,
@@ -65,6 +80,8 @@ def main() -> None:
             capacity=capacity_result(host.capacity()),
             nodes=[node_result(node) for node in host.nodes()],
             images=host.images(),
+            image_size=None if module.params["image"] is None else host.image_size(module.params["image"]),
+            disk_free=host.disk_free(),
         )
 
 
