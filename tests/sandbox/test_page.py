@@ -75,9 +75,8 @@ def test_a_person_creates_resizes_and_releases_a_node(page: Page) -> None:
 
 def test_the_tasks_of_a_run_stand_below_its_message(page: Page, workspace_stand: Stand) -> None:
     type_line(page, "/lepton probe slow")
-    listed = page.locator("article.reply .tasks").last.locator("li")
-    expect(listed).to_contain_text("Take a while", timeout=60 * SECONDS)
-    expect(listed.locator(".sign.busy")).to_be_visible()
+    listed = page.locator("article.reply .tasks li", has_text="Take a while")
+    expect(listed.locator(".sign.busy")).to_be_visible(timeout=60 * SECONDS)
     (workspace_stand.folder / "trace.go").touch()
     expect(newest(page)).to_contain_text("changed", timeout=60 * SECONDS)
     expect(listed.locator(".sign.good")).to_be_visible()
