@@ -105,7 +105,7 @@ class Intake:
         the caller's own confirmation. `hosts`: only on these; `canary`: on one host first.
         """
         operation = command.operation
-        _must_go_host_by_host(operation, hosts, canary=canary)
+        must_be_possible(operation, check=check, hosts=hosts, canary=canary)
         due = float((origin or {}).get("due") or 0.0)
         if not math.isfinite(due):
             raise LeptonError("that is no time")
@@ -114,8 +114,6 @@ class Intake:
             self._refuse(caller, command, verdict.rule, origin)
         if frozen is not None and not check:
             self._refuse(caller, command, str(frozen), origin)
-        if check and operation.spec.plan == "none" and operation.spec.risk != "read":
-            raise LeptonError(f"{operation.name} cannot be planned: its author did not say that its check mode tells the truth")
         where = {**(origin or {}), **({"groups": list(caller.groups)} if due else {})}
         if not check and (rule is not None or confirm):
             where = {**(where if rule is None else self._asked_where(where)), "approval": self._approval(caller, operation, rule, confirm=confirm)}
@@ -356,17 +354,23 @@ class Intake:
     def _refuse(self, caller: Caller, command: Command, rule: str, origin: Mapping[str, Any] | None) -> None:
         targets = list(command.operation.targets(command.arguments))
         self.runs.store.record(
-            "", caller.principal, "refused", {"operation": command.operation.name, "targets": targets, "rule": rule, "origin": dict(origin or {})}
+            "", caller.principal, "refused", {"operation": command.operation.name, "targets": targets, "rule": rule, "origin": _plain_origin(origin)}
         )
         raise RefusedError(caller, f"{command.operation.name} {' '.join(targets)}".strip(), rule)
 
 
-def _must_go_host_by_host(operation: Operation, hosts: Sequence[str], *, canary: bool) -> None:
-    """Refuse to do only a part of what cannot be done in parts."""
+def must_be_possible(operation: Operation, *, check: bool, hosts: Sequence[str], canary: bool) -> None:
+    """Refuse to plan what cannot be planned, and to do only a part of what cannot be done in parts."""
+    if check and operation.spec.plan == "none" and operation.spec.risk != "read":
+        raise LeptonError(f"{operation.name} cannot be planned: its author did not say that its check mode tells the truth")
     if (hosts or canary) and not operation.spec.per_host:
         raise LeptonError(f"{operation.name} is one thing for all hosts", hint="its specification does not say per_host: true")
     if canary and (operation.spec.risk == "read" or operation.spec.plan != "check"):
         raise LeptonError(f"{operation.name} cannot begin with one host: which hosts it would change cannot be seen beforehand")
+
+
+def _plain_origin(origin: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (origin or {}).items() if name != "response_url"}
 
 
 def _own(principal: str) -> dict[str, Any]:

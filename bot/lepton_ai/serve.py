@@ -16,6 +16,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.app.async_app import AsyncApp
+from slack_sdk.web.async_client import AsyncWebClient
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
@@ -61,9 +62,12 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
     groups, accounts = Groups(), Accounts()
     # Before the queue, which begins at once what an earlier process has left.
     intake = Intake(runs, owner=os_principal(os.getuid()), groups_of=groups.of_principal, gone=accounts.gone)
+    client = None if secrets.slack_bot_token is None else slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
+    if client is not None:
+        accounts.connect(client)
     queue = await asyncio.to_thread(Queue, runs)
     try:
-        await _open_doors(settings, secrets, intake, groups, accounts, queue, registry)
+        await _open_doors(settings, secrets, intake, groups, client, queue, registry)
     finally:
         await asyncio.to_thread(queue.close, DRAIN_SECONDS)
         store.close()
@@ -80,7 +84,7 @@ def _check(settings: Settings, secrets: Secrets) -> None:
 
 
 async def _open_doors(
-    settings: Settings, secrets: Secrets, intake: Intake, groups: Groups, accounts: Accounts, queue: Queue, registry: CollectorRegistry
+    settings: Settings, secrets: Secrets, intake: Intake, groups: Groups, client: AsyncWebClient | None, queue: Queue, registry: CollectorRegistry
 ) -> None:
     """Keep the doors open until a signal comes."""
     # The default has six threads on two cores; those who only wait for the database must not make others wait.
@@ -91,10 +95,9 @@ async def _open_doors(
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
     slack = None
     sessions = Sessions(settings.state_dir, settings.public_url)
-    if secrets.slack_bot_token is not None:
-        client = slack_client(secrets.slack_bot_token.get_secret_value(), settings.slack.base_url)
-        accounts.connect(client)
-        messages = LiveMessages(runs, client, settings.slack.update_seconds, sessions.page if settings.public_url else None)
+    if client is not None:
+        paced = slack_client(client.token or "", settings.slack.base_url, patient=False)
+        messages = LiveMessages(runs, paced, settings.slack.update_seconds, sessions.page if settings.public_url else None)
         runs.listeners.append(messages.changed)
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
         choices = Choices(lambda: runs.look("host.show"))

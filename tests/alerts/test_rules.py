@@ -39,6 +39,7 @@ def test_labels_and_annotations_are_values_of_arguments() -> None:
         ({"labels": {**LABELS, "node": ""}}, "no rule fits"),
         ({"labels": {**LABELS, "team": "testers"}}, "no rule fits"),
         ({"labels": {**LABELS, "severity": "p" * 1_000_000}}, "no rule fits"),
+        ({"labels": {**LABELS, "team": "t" * 1001}}, "no rule fits"),
         ({"labels": {}}, "no rule fits"),
     ],
 )
@@ -60,7 +61,24 @@ def test_the_first_rule_that_fits_counts() -> None:
 
 @pytest.mark.parametrize("matcher", ["", "alertname", '1a="x"', 'a=="x"', 'a="x" b="y"', 'a=~"("', 'a="x'])
 def test_a_matcher_that_is_none_is_refused(matcher: str) -> None:
-    with pytest.raises(ValidationError, match=r"is not a matcher|unterminated"):
+    with pytest.raises(ValidationError, match=r"is not a matcher|missing \)"):
         AlertRule.model_validate({**RULE, "matchers": [matcher]})
     with pytest.raises(ValidationError):
         AlertRule.model_validate({**RULE, "matchers": []})
+
+
+@pytest.mark.parametrize(
+    ("matcher", "label", "fits"),
+    [
+        (r'a=~"web-\\d+"', "web-12", True),  # within quotes a backslash is written twice, as in Alertmanager
+        (r"a=~web-\d+", "web-12", True),
+        (r'a="C:\\dir"', "C:\\dir", True),
+        (r'a="C:\dir"', "C:\\dir", True),
+        (r'a="say \"x\""', 'say "x"', True),
+        ('a=~"web"', "web-1", False),
+        ('a=~"(a+)+b"', "a" * 60, False),  # which takes Python's own patterns for ever
+    ],
+)
+def test_matchers_are_read_as_alertmanager_does_and_come_to_an_end(matcher: str, label: str, fits: bool) -> None:
+    rule = {"name": "r", "matchers": [matcher], "operation": "x.y"}
+    assert (asked({**ALERT, "labels": {"a": label}}, rule).rule is not None) == fits

@@ -266,6 +266,11 @@ def test_what_is_scheduled_waits_and_can_be_canceled(ada: Person) -> None:
     ada.wait(lambda text: "*canceled*" in text)
     ada.say("/lepton at noon node show nothing")
     ada.wait(lambda text: "say when" in text)
+    for line in ("plan canary node abandon web-1", "canary plan node abandon web-1"):
+        ada.say(f"/lepton {line}")
+        ada.wait(lambda text: "cannot both be done" in text)
+    ada.say("/lepton canary node create")
+    ada.wait(lambda text: "node.create is one thing for all hosts" in text)
 
 
 def test_why_a_run_failed_stands_whole_in_its_thread(workspace_stand: Stand, ada: Person) -> None:

@@ -17,7 +17,8 @@ from lepton_ai.runs.model import Decision, EventKind, Request, Result, Run, RunE
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.store import Store
-from lepton_ai.slack.checks import message_trouble
+from lepton_ai.slack.checks import message_trouble, text_length
+from lepton_ai.slack.limits import MESSAGE_LIMIT
 from lepton_ai.slack.messages import LiveMessages
 from lepton_ai.slack.views import APPROVE, CANCEL, REJECT, plain_text, run_message, runs_text
 
@@ -239,3 +240,63 @@ def test_who_holds_the_lock_and_when_it_begins_is_said() -> None:
     assert "queued: waiting for run abc, node.stop by <@U7> (number 2 in the queue)" in text
     later = replace(waiting, origin={**RUN.origin, "due": time.time() + 3600})
     assert "scheduled for" in plain_text(run_message(later).blocks)
+
+
+def test_a_message_keeps_within_what_slack_takes_in_all() -> None:
+    warning = ["w" * 550] * 30
+    change = [{"host": "h", "field": f"f{number}", "before": "b" * 80, "after": "a" * 80, "effective": "now"} for number in range(30)]
+    steps = [{"host": "h", "title": "t" * 500} for _ in range(30)]
+    run = replace(
+        ENDED, check=True, arguments={"node": "n" * 1000}, command="c" * 1900, result={"warnings": warning, "changes": change, "plan": {"steps": steps}}
+    )
+    message = run_message(run)
+    assert text_length(message.blocks) <= MESSAGE_LIMIT
+    assert {name for name, _content in message.files} == {"steps.txt", "changes.txt", "warnings.txt"}
+    assert message_trouble("", [{"type": "section", "text": {"type": "mrkdwn", "text": "x" * 2900}}] * 4) is not None
+
+
+def test_the_notification_is_data_too() -> None:
+    assert "<!channel>" not in run_message(replace(RUN, arguments={"node": "<!channel> <https://evil|ok>"})).text
+
+
+def test_what_slack_does_not_take_of_a_message_comes_as_words_and_files(make_runs: Callable[[], Runs], store: Store) -> None:
+    written(store, "a", "C1")
+    store.finish("a", State.FAILED, Result(), "why")
+
+    class Picky(FakeSlack):
+        uploaded: Any = None
+
+        async def chat_postMessage(self, *, channel: str, text: str, blocks: list[Any]) -> dict[str, str]:  # noqa: N802
+            self.refuse = lambda _method, _channel: (200, "invalid_blocks") if blocks else None
+            return await super().chat_postMessage(channel=channel, text=text, blocks=blocks)
+
+        async def files_upload_v2(self, **given: Any) -> None:
+            self.uploaded = given
+
+    slack = Picky()
+    deliver(make_runs, slack, lambda: not store.undelivered())
+    assert slack.posted == ["C1"]
+    assert (slack.uploaded["channel"], slack.uploaded["thread_ts"]) == ("C1", "1")
+    (file,) = slack.uploaded["file_uploads"]
+    assert "why" in file["content"]
+
+
+def test_files_follow_the_message_to_whoever_asked(make_runs: Callable[[], Runs], store: Store) -> None:
+    origin = {"door": "slack", "channel": "CGONE", "thread_ts": "7", "response_url": ""}
+    store.add_run("a", Request("node.list", {}, "slack:T1/U1", key="a", origin=origin), risk="change", shown_arguments={})
+    store.finish("a", State.FAILED, Result(), "e" * 5000)
+    uploads: list[dict[str, Any]] = []
+
+    class Removed(FakeSlack):
+        async def chat_postMessage(self, *, channel: str, text: str, blocks: list[Any], thread_ts: str = "") -> dict[str, str]:  # noqa: N802
+            self._maybe("post", channel)
+            return {"channel": "D1", "ts": "9"}
+
+        async def files_upload_v2(self, **given: Any) -> None:
+            uploads.append(given)
+
+    slack = Removed()
+    slack.refuse = lambda _method, channel: (200, "not_in_channel") if channel == "CGONE" else None
+    deliver(make_runs, slack, lambda: not store.undelivered())
+    assert [(given["channel"], given["thread_ts"]) for given in uploads] == [("D1", "9")]
+    assert uploads[0]["file_uploads"][0]["filename"] == "error.txt"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +17,7 @@ from tests.conftest import write_playbook
 
 from lepton_ai.access.matching import Caller
 from lepton_ai.access.rules import Rules
+from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.service import Runs
@@ -131,3 +132,16 @@ def test_a_ticket_is_of_its_process_and_a_session_outlives_it(tmp_path: Path, mo
     later_on = time.time() + TICKET_SECONDS + 2
     monkeypatch.setattr(time, "time", lambda: later_on)
     assert first.enter(later) is None, "a ticket ends"
+
+
+def test_a_key_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "session.key").touch()
+    with pytest.raises(LeptonError, match=r"session\.key is not a key of 32 bytes"):
+        Sessions(tmp_path, "")
+    assert not [file for file in tmp_path.iterdir() if file.name != "session.key"]
+
+
+@pytest.mark.slow
+def test_when_slack_does_not_say_who_is_there_nobody_comes_in(pages: Site) -> None:
+    pages.intake = replace(pages.intake, gone=lambda _principal: None)
+    assert pages.get(f"/runs/{pages.run.id}", READER).status_code == 503

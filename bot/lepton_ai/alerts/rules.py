@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import regex
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 LONGEST_VALUE = 1000  # characters of a label that a pattern is tried on
+MATCH_SECONDS = 0.1
 # Alertmanager's own way to write a matcher: prometheus.io/docs/alerting/latest/configuration/#matcher
 MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:"((?:[^"\\]|\\.)*)"|([^"=~\s]\S*)|)\s*')
 
@@ -21,8 +23,8 @@ def _readable(matcher: str) -> str:
         raise ValueError(f'{matcher!r} is not a matcher: expected one such as alertname="NodeMemoryHigh" or severity=~"page|warn"')
     if found[2] in ("=~", "!~"):
         try:
-            re.compile(_value(found))
-        except re.error as error:
+            regex.compile(_value(found))
+        except regex.error as error:
             raise ValueError(f"{matcher!r}: {error}") from error
     return matcher
 
@@ -119,9 +121,17 @@ def _fits(matcher: str, labels: Mapping[str, str]) -> bool:
     actual, wanted = labels.get(found[1], ""), _value(found)
     if found[2] in ("=", "!="):
         return (actual == wanted) == (found[2] == "=")
-    fits = len(actual) <= LONGEST_VALUE and re.fullmatch(wanted, actual) is not None
+    if len(actual) > LONGEST_VALUE:
+        return False  # whichever way it is asked: what cannot be tried must not start anything
+    try:
+        fits = regex.fullmatch(wanted, actual, timeout=MATCH_SECONDS) is not None
+    except TimeoutError:
+        return False
     return fits == (found[2] == "=~")
 
 
 def _value(found: re.Match[str]) -> str:
-    return re.sub(r"\\(.)", r"\1", found[3]) if found[3] is not None and found[2] in ("=", "!=") else found[3] or found[4] or ""
+    """Return a matcher's value; within quotes these are the escapes that Alertmanager knows."""
+    if found[3] is None:
+        return found[4] or ""
+    return re.sub(r'\\(["\\n])', lambda escape: "\n" if escape[1] == "n" else escape[1], found[3])

@@ -95,7 +95,7 @@ class Progress:
         if event.host and len(self.result.timeline) < MOST:
             self.result.timeline.append((round(time.monotonic() - self.begun, 2), event.host, event.task, event.kind.value))
         if event.host and self.begun_tasks:
-            self.begun_tasks[-1].hosts[event.host] = event.kind.value
+            self.begun_tasks[-1].hosts[event.host] = "ignored" if event.ignored else event.kind.value
         if event.kind is EventKind.PLAY:
             self.play = event.play
         elif event.kind is EventKind.TASK:

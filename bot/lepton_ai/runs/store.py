@@ -103,7 +103,8 @@ class Store:
             )
             asked = {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why}
             asked |= {"hosts": list(request.hosts), "canary": request.canary} if request.hosts or request.canary else {}
-            audit.append(connection, run_id, request.principal, "requested", {**asked, "origin": dict(request.origin)})
+            origin = {name: value for name, value in request.origin.items() if name != "response_url"}  # whoever has that may speak there
+            audit.append(connection, run_id, request.principal, "requested", {**asked, "origin": origin})
             return _run(connection.execute(sa.select(RUNS).where(RUNS.c.id == run_id)).one()), True
 
     def run(self, run_id: str) -> Run:

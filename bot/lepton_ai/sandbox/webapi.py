@@ -178,6 +178,7 @@ class WebApi:
                 task = {"id": chunk["id"], "title": chunk["title"], "status": chunk["status"], "details": chunk.get("details", "")}
                 known = [index for index, earlier in enumerate(stream["tasks"]) if earlier["id"] == task["id"]]
                 if known:
+                    task["details"] = stream["tasks"][known[0]]["details"] + task["details"]  # Slack adds them
                     stream["tasks"][known[0]] = task
                 else:
                     stream["tasks"].append(task)
@@ -251,6 +252,10 @@ class WebApi:
             said = {name: file[name] for name in ("id", "name", "title", "alt_txt")}
             shared.append({**said, "size": file["length"], "url_private": where})
         if arguments.get("channel_id"):
+            if not self._workspace.channel(arguments["channel_id"])["is_member"]:
+                raise SlackError("not_in_channel")
+            if arguments.get("thread_ts"):
+                self._workspace.message(arguments["channel_id"], arguments["thread_ts"])
             extra = {"thread_ts": arguments["thread_ts"]} if arguments.get("thread_ts") else {}
             self._workspace.post(arguments["channel_id"], user=BOT_USER, text=arguments.get("initial_comment", ""), files=shared, **extra)
         return {"files": shared}

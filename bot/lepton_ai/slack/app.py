@@ -49,8 +49,9 @@ def build_app(door: Door, *, client: AsyncWebClient, signing_secret: str | None,
     return app
 
 
-def slack_client(token: str, base_url: str) -> AsyncWebClient:
-    """Return the Web API client that waits out 429 by itself for everything but the paced run messages."""
+def slack_client(token: str, base_url: str, *, patient: bool = True) -> AsyncWebClient:
+    """Return a Web API client that waits out 429 by itself; not a `patient` one leaves that to its caller, which has others to serve."""
     client = AsyncWebClient(token=token, base_url=base_url)
-    client.retry_handlers.append(AsyncRateLimitErrorRetryHandler(max_retry_count=2))
+    if patient:
+        client.retry_handlers.append(AsyncRateLimitErrorRetryHandler(max_retry_count=2))
     return client

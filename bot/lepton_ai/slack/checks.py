@@ -23,6 +23,7 @@ from lepton_ai.slack.limits import (
     HEADER_LIMIT,
     ID_LIMIT,
     MESSAGE_BLOCKS,
+    MESSAGE_LIMIT,
     METADATA_LIMIT,
     OPTION_TEXT_LIMIT,
     OPTION_VALUE_LIMIT,
@@ -60,7 +61,15 @@ def message_trouble(text: str, blocks: Sequence[dict[str, Any]] | None) -> str |
         return "no_text"
     if len(text) > TEXT_LIMIT:
         return "msg_too_long"
+    if text_length(blocks or []) > MESSAGE_LIMIT:
+        return f"msg_blocks_too_long: more than {MESSAGE_LIMIT} characters in all"
     return blocks_trouble(blocks or [], MESSAGE_BLOCKS)
+
+
+def text_length(blocks: Sequence[Any]) -> int:
+    """Return how many characters all sections and contexts of a message have."""
+    texts = [part for block in blocks if isinstance(block, dict) for part in (block.get("text"), *(block.get("elements") or ()))]
+    return sum(len(str(part.get("text", ""))) for part in texts if isinstance(part, dict) and isinstance(part.get("text"), str))
 
 
 def view_trouble(view: dict[str, Any]) -> str | None:

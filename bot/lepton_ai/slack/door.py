@@ -31,7 +31,7 @@ from lepton_ai.slack.choices import Choices
 from lepton_ai.slack.forms import CHOOSE, Mode, field_errors, form, options, picker, read_form
 from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.home import START, home
-from lepton_ai.slack.limits import SECTION_LIMIT, SELECT_OPTIONS, shortened
+from lepton_ai.slack.limits import HINT_LIMIT, SECTION_LIMIT, SELECT_OPTIONS, shortened
 from lepton_ai.slack.messages import LiveMessages
 from lepton_ai.slack.views import actions, button, escape, fill_in, section
 
@@ -208,7 +208,7 @@ class Door:
         except ArgumentError as error:
             await ack(response_action="errors", errors=field_errors(operation, error.problems))
         except LeptonError as error:
-            await ack(response_action="errors", errors={view["blocks"][-1]["block_id"]: shortened(str(error), SECTION_LIMIT)})
+            await ack(response_action="errors", errors={view["blocks"][-1]["block_id"]: shortened(str(error), HINT_LIMIT)})
         except Exception as error:
             log.exception("a form could not be taken")
             await ack(response_action="errors", errors={view["blocks"][-1]["block_id"]: f"this was not taken, nothing will happen: {type(error).__name__}"})
@@ -283,10 +283,10 @@ class Door:
             await self._publish(_team(body), body["user"]["id"])
 
     def _act(self, team: str, caller: Caller, act: Callable[[Caller, str], Run | None], run_id: str) -> tuple[Run, Run | None]:
-        run = self._intake.runs.store.run(run_id)
-        if run.origin.get("team") not in (None, "", team):
+        if self._intake.runs.store.run(run_id).origin.get("team") not in (None, "", team):
             raise LeptonError("this belongs to another workspace")
-        return self._intake.runs.store.run(run_id), act(caller, run_id)
+        released = act(caller, run_id)
+        return self._intake.runs.store.run(run_id), released
 
     async def on_error(self, error: Exception, body: Body) -> None:
         """What no listener foresaw, after it had acknowledged: written down, and said to whoever pressed or typed."""

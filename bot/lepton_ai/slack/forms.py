@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import BOOLEANS_TRUE as ANSIBLES_TRUE
 from ansible_collections.lepton.cloud.plugins.module_utils._operation import Problem
 
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.slack.checks import checked_view
-from lepton_ai.slack.limits import HINT_LIMIT, ID_LIMIT, OPTION_TEXT_LIMIT, OPTION_VALUE_LIMIT, SELECT_OPTIONS, TITLE_LIMIT, shortened
+from lepton_ai.slack.limits import HINT_LIMIT, ID_LIMIT, INPUT_LIMIT, OPTION_TEXT_LIMIT, OPTION_VALUE_LIMIT, SELECT_OPTIONS, TITLE_LIMIT, shortened
 
 FORM, PICK = "operation_form", "operation_pick"
 CHOOSE = "choose_"  # and the kind: the action of a select over the live inventory
 LIVE_KINDS = frozenset({"node", "host", "image"})
 MODE, REASON = "lepton-mode", "lepton-reason"  # no option can be called so
 YES = "yes"
+BOOLEANS_TRUE = frozenset(str(value).lower() for value in ANSIBLES_TRUE)
 View = dict[str, Any]
 
 
@@ -102,10 +104,9 @@ def read_form(operation: Operation, state: Mapping[str, Mapping[str, Any]]) -> F
 
 def field_errors(operation: Operation, problems: Sequence[Problem]) -> dict[str, str]:
     """Return the errors as Slack shows them, beside their fields; what concerns several stands at the last one."""
-    last = [*operation.spec.options, REASON][-1]
     errors: dict[str, str] = {}
     for problem in problems:
-        field = problem.parameter if problem.parameter in operation.spec.options else REASON if not operation.spec.options else last
+        field = problem.parameter if problem.parameter in operation.spec.options else REASON
         errors[field] = shortened("; ".join([*([errors[field]] if field in errors else []), problem.message]), HINT_LIMIT)
     return errors
 
@@ -117,7 +118,7 @@ def options(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _field(operation: Operation, name: str, option: Mapping[str, Any], value: Any) -> Block:
     kind = operation.spec.kinds.get(name)
-    initial = option.get("default") if value is None or not _fits(option, value) else value
+    initial = option.get("default") if value is None or not _fits(option, value, live=kind in LIVE_KINDS or bool(option.get("choices"))) else value
     description = option.get("description", "")
     hint = " ".join(description) if isinstance(description, list) else str(description)
     if option.get("no_log"):
@@ -131,7 +132,7 @@ def _field(operation: Operation, name: str, option: Mapping[str, Any], value: An
         element |= {"initial_option": chosen[0]} if chosen else {}
     elif kind_of == "bool":
         yes = _option("Yes", YES)
-        element |= {"type": "checkboxes", "options": [yes], **({"initial_options": [yes]} if initial in (True, "true", "yes") else {})}
+        element |= {"type": "checkboxes", "options": [yes], **({"initial_options": [yes]} if str(initial).lower() in BOOLEANS_TRUE else {})}
     elif kind in LIVE_KINDS and kind_of == "str" and not option.get("no_log"):
         element |= {"type": "external_select", "action_id": CHOOSE + kind, "min_query_length": 0, "placeholder": _plain(f"Name of a {kind}")}
         element |= {"initial_option": _option(str(initial), str(initial))} if initial else {}
@@ -145,11 +146,11 @@ def _field(operation: Operation, name: str, option: Mapping[str, Any], value: An
     return _input(name, name, element, optional=not option.get("required"), hint=hint)
 
 
-def _fits(option: Mapping[str, Any], value: Any) -> bool:
+def _fits(option: Mapping[str, Any], value: Any, *, live: bool) -> bool:
     """Return whether what was typed can stand in its field from the beginning; Slack refuses a whole form over one that cannot."""
     if option.get("type") in ("int", "float"):
         return re.fullmatch(r"-?\d{1,15}(\.\d{1,9})?" if option["type"] == "float" else r"-?\d{1,15}", str(value)) is not None
-    return 0 < len(str(value)) <= OPTION_TEXT_LIMIT
+    return 0 < len(str(value)) <= (INPUT_LIMIT if option.get("type", "str") in ("str", "list", "dict") and not live else OPTION_TEXT_LIMIT)
 
 
 def _mode(operation: Operation, mode: Mode) -> Block:

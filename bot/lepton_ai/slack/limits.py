@@ -8,6 +8,8 @@ import re
 TEXT_LIMIT = 40_000
 SECTION_LIMIT = 3000
 FIELD_LIMIT = 2000
+MESSAGE_LIMIT = 10_000  # of all texts of a message; Slack documents none, and refuses from about 11,000 (slackapi/bolt-js#2509, #2867)
+INPUT_LIMIT = 3000
 HEADER_LIMIT = 150
 CONTEXT_LIMIT = 2000
 CONTEXT_ELEMENTS = 10

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +20,15 @@ from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.service import Runs
 from lepton_ai.slack.pictures import capacity_map
 from lepton_ai.slack.streams import Streams, passes
-from lepton_ai.slack.views import Message, run_message
+from lepton_ai.slack.views import Message, escape, plain_text, run_message
 
 log = structlog.get_logger()
 RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 60.0
 TICK_SECONDS = 5.0
 PICTURED = "host.show"
+LIST_TRIES = 3  # to close a task list, which is not worth more
+CONTENT = frozenset({"invalid_blocks", "invalid_blocks_format", "msg_too_long", "msg_blocks_too_long", "no_text"})  # it is what is said, not where
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 
 
@@ -134,7 +137,7 @@ class LiveMessages:
         """Try to deliver once and return for how long the workspace must be left alone."""
         run_id = pending.run.id
         try:
-            await self._deliver(pending.run, pending.progress)
+            await self._deliver(pending.run, pending.progress, pending.tries)
         except UndeliverableError as error:
             try:
                 await self._give_up(pending.run, str(error))
@@ -168,35 +171,65 @@ class LiveMessages:
             await asyncio.to_thread(self._runs.store.record, run.id, "", "undeliverable", {"reason": reason})
             await asyncio.to_thread(self._runs.store.set_delivered, run.id)
 
-    async def _deliver(self, run: Run, progress: Progress | None) -> None:
+    async def _deliver(self, run: Run, progress: Progress | None, tries: int) -> None:
         fresh = await asyncio.to_thread(self._runs.store.run, run.id)
         decisions = await asyncio.to_thread(self._runs.store.decisions, run.id) if fresh.origin.get("approval") else []
         if fresh.state.final:
             self._running.pop(run.id, None)
-        stream = str(fresh.message.get("stream") or "")
         if fresh.state is State.RUNNING and progress is not None and fresh.message.get("ts"):
-            shown_in = await self._streams.show(fresh, progress, stream)
-            if shown_in != stream:
-                stream = shown_in
-                fresh = replace(fresh, message={**fresh.message, "stream": stream})
-                await asyncio.to_thread(self._runs.store.set_message, run.id, fresh.message)
-        drawn = self._drawn(fresh, progress, decisions, tasks_below=bool(stream) and fresh.state is State.RUNNING)
-        text, blocks, message = drawn.text, drawn.blocks, fresh.message
-        if message.get("response_url"):
-            if fresh.state.final:
-                await self._respond(fresh, text, blocks)
-        elif message.get("ts"):
-            await self._update(fresh, message, text, blocks)
-        else:
-            await self._post(fresh, text, blocks)
+            fresh = await self._stream(fresh, progress)
+        stream = str(fresh.message.get("stream") or "")
+        # In the list are the tasks; what Lepton itself is at, such as looking at what was done, is said in the message.
+        at_a_task = progress is not None and bool(progress.begun_tasks) and progress.task == progress.begun_tasks[-1].name
+        drawn = self._drawn(fresh, progress, decisions, tasks_below=bool(stream) and at_a_task and fresh.state is State.RUNNING)
+        try:
+            await self._place(fresh, drawn.text, drawn.blocks)
+        except SlackApiError as error:
+            if error.response.get("error") not in CONTENT:
+                raise
+            # Unforeseen, and no reason to lose an end: the words alone, and everything as files.
+            log.error("slack does not take what was drawn", run=run.id, reason=str(error.response.get("error")))
+            drawn.files.append(("message.txt", plain_text(drawn.blocks)))
+            await self._place(fresh, drawn.text, [])
         if fresh.state.final:
-            if stream:
-                await self._streams.end(fresh, progress, stream)
-                now = await asyncio.to_thread(self._runs.store.run, run.id)  # its message may have become another one meanwhile
-                await asyncio.to_thread(self._runs.store.set_message, run.id, {**now.message, "stream": ""})
             await self._add_details(run.id, drawn.files)
+            if stream:
+                await self._end_stream(fresh, progress, stream, last=tries >= LIST_TRIES)
             self._shown.pop(run.id, None)
             await asyncio.to_thread(self._runs.store.set_delivered, run.id)
+
+    async def _place(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
+        if run.message.get("response_url"):
+            if run.state.final:
+                await self._respond(run, text, blocks)
+        elif run.message.get("ts"):
+            await self._update(run, run.message, text, blocks)
+        else:
+            await self._post(run, text, blocks)
+
+    async def _stream(self, run: Run, progress: Progress) -> Run:
+        """Show a run's tasks as a list where there is one, and return the run with what is known of it. The message does not wait for it."""
+        stream = str(run.message.get("stream") or "")
+        try:
+            shown_in = await self._streams.show(run, progress, stream)
+        except Exception as error:
+            log.warning("a task list could not be shown yet", run=run.id, error=str(error))
+            return run
+        if shown_in == stream:
+            return run
+        run = replace(run, message={**run.message, "stream": shown_in, "stream_in": run.message["channel"]})
+        await asyncio.to_thread(self._runs.store.set_message, run.id, run.message)
+        return run
+
+    async def _end_stream(self, run: Run, progress: Progress | None, stream: str, *, last: bool) -> None:
+        try:
+            await self._streams.end(run, progress, stream)
+        except Exception as error:
+            if not last:
+                raise
+            log.warning("a task list stays open", run=run.id, error=str(error))
+        now = await asyncio.to_thread(self._runs.store.run, run.id)  # its message may have become another one meanwhile
+        await asyncio.to_thread(self._runs.store.set_message, run.id, {**now.message, "stream": ""})
 
     def _drawn(self, run: Run, progress: Progress | None, decisions: Sequence[Decision], *, tasks_below: bool) -> Message:
         operation = self._runs.catalog.operations.get(run.operation)
@@ -213,10 +246,10 @@ class LiveMessages:
         """Put what has no room in the message into its thread, as files with nothing cut. Once, also when a try was cut short."""
         run = await asyncio.to_thread(self._runs.store.run, run_id)
         message = run.message
-        if not message.get("ts") or message.get("details"):
+        if message.get("details"):
             return
         files: list[dict[str, Any]] = [{"filename": name, "title": name, "content": content} for name, content in details]
-        picture = await asyncio.to_thread(capacity_map, run.result.get("answers", {})) if run.operation == PICTURED else None
+        picture = await self._picture(run) if run.operation == PICTURED else None
         if picture is not None:
             files.append({"filename": "capacity.png", "title": "What the hosts have left", "content": picture[0], "alt_txt": picture[1]})
         output = self._runs.output_path(run.id)
@@ -226,26 +259,45 @@ class LiveMessages:
         if not files:
             return
         try:
-            thread = run.origin.get("thread_ts") or message["ts"]
-            await self._client.files_upload_v2(channel=message["channel"], thread_ts=thread, file_uploads=files)
+            await self._client.files_upload_v2(**await self._place_of_files(run), file_uploads=files)
         except SlackApiError as error:
             if passes(error):
                 raise
             log.error("details could not be shown", run=run.id, reason=error.response.get("error"))
+            names = ", ".join(file["filename"] for file in files)
+            with suppress(SlackApiError):
+                said = f":warning: Slack did not take {escape(names)} ({escape(error.response.get('error'))}): see `lepton runs show {run.id}`"
+                await self._client.chat_postMessage(channel=message.get("channel") or _person(run), thread_ts=message.get("ts"), text=said)
         await asyncio.to_thread(self._runs.store.set_message, run.id, {**message, "details": True})
+
+    async def _place_of_files(self, run: Run) -> dict[str, Any]:
+        """Return where a run's files go: the thread of its message; to whoever asked where it has none, or has lost its channel."""
+        message = run.message
+        if message.get("ts") and not message.get("lost"):
+            in_thread = run.origin.get("thread_ts") if message["channel"] == run.origin.get("channel") else None
+            return {"channel": message["channel"], "thread_ts": in_thread or message["ts"]}
+        opened = await self._client.conversations_open(users=_person(run))
+        return {"channel": opened["channel"]["id"]}
+
+    async def _picture(self, run: Run) -> tuple[bytes, str] | None:
+        try:
+            return await asyncio.to_thread(capacity_map, run.result.get("answers", {}))
+        except Exception:  # of what a host made up; the words are there
+            log.exception("a picture could not be drawn", run=run.id)
+            return None
 
     async def _post(self, run: Run, text: str, blocks: list[dict[str, Any]]) -> None:
         try:
             thread = {"thread_ts": run.origin["thread_ts"]} if run.origin.get("thread_ts") else {}
             posted = await self._client.chat_postMessage(channel=run.origin["channel"], text=text, blocks=blocks, **thread)
         except SlackApiError as error:
-            if passes(error):
+            if passes(error) or error.response.get("error") in CONTENT:
                 raise
             # The bot is not in this channel, or may not speak there: the command's own answer address works, for half an hour.
             await asyncio.to_thread(self._runs.store.set_message, run.id, {"response_url": True})
             await self._respond(run, text, blocks)
         else:
-            await asyncio.to_thread(self._runs.store.set_message, run.id, {"channel": posted["channel"], "ts": posted["ts"]})
+            await asyncio.to_thread(self._runs.store.set_message, run.id, _moved(run, posted))
 
     async def _update(self, run: Run, message: Mapping[str, Any], text: str, blocks: list[dict[str, Any]]) -> None:
         if self._shown.get(run.id) == (text, blocks):
@@ -254,11 +306,12 @@ class LiveMessages:
             await self._client.chat_update(channel=message["channel"], ts=message["ts"], text=text, blocks=blocks)
             self._shown[run.id] = (text, blocks)
         except SlackApiError as error:
-            if passes(error):
+            if passes(error) or error.response.get("error") in CONTENT:
                 raise
             if not run.state.final:
                 return
             if error.response.get("error") not in GONE:
+                await asyncio.to_thread(self._runs.store.set_message, run.id, {**message, "lost": True})
                 await self._respond(run, text, blocks)
                 return
             await self._post(run, text, blocks)
@@ -281,7 +334,16 @@ class LiveMessages:
         try:
             posted = await self._client.chat_postMessage(channel=name.partition("/")[2], text=text, blocks=blocks)
         except SlackApiError as error:
-            if passes(error):
+            if passes(error) or error.response.get("error") in CONTENT:
                 raise
             raise UndeliverableError(f"Slack does not take it: {error.response.get('error')}") from error
-        await asyncio.to_thread(self._runs.store.set_message, run.id, {"channel": posted["channel"], "ts": posted["ts"]})
+        await asyncio.to_thread(self._runs.store.set_message, run.id, _moved(run, posted))
+
+
+def _moved(run: Run, posted: Any) -> dict[str, Any]:
+    """Return what is known of a run's message once it has been posted; of an earlier one only its list, which is still to be closed."""
+    return {**{name: run.message[name] for name in ("stream", "stream_in") if name in run.message}, "channel": posted["channel"], "ts": posted["ts"]}
+
+
+def _person(run: Run) -> str:
+    return run.principal.partition("/")[2]

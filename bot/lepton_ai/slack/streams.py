@@ -22,6 +22,7 @@ START_SECONDS = 3.0  # between two starts: chat.startStream is tier 2, 20 a minu
 PAUSE_SECONDS = 60.0  # after Slack said that there were too many
 # Passes; every other answer of Slack would be the same tomorrow.
 PASSING = frozenset({"ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"})
+OVER = frozenset({"message_not_in_streaming_state", "message_not_found", "channel_not_found"})  # there is nothing to close
 # The workspace, or this app in it, has no streams.
 UNAVAILABLE = frozenset({"unknown_method", "missing_scope", "feature_not_enabled", "not_allowed_token_type", "team_access_not_granted", "access_denied"})
 
@@ -50,14 +51,20 @@ class Streams:
     async def end(self, run: Run, progress: Progress | None, stream: str) -> None:
         """Say the last and close the list."""
         left = [] if progress is None else news(task_chunks(run, progress), self._shown.get(run.id, {}))
+        await self._stop(run, stream, left)
+        self._shown.pop(run.id, None)
+        self._without.discard(run.id)
+
+    async def _stop(self, run: Run, stream: str, left: list[Chunk]) -> None:
+        channel = run.message.get("stream_in") or run.message["channel"]
         try:
-            await self._client.chat_stopStream(channel=run.message["channel"], ts=stream, chunks=left or None)
+            await self._client.chat_stopStream(channel=channel, ts=stream, chunks=left or None)
         except SlackApiError as error:
             if passes(error):
                 raise
             log.warning("a task list could not be closed", run=run.id, error=error.response.get("error"))
-        self._shown.pop(run.id, None)
-        self._without.discard(run.id)
+            if left and error.response.get("error") not in OVER:
+                await self._stop(run, stream, [])  # what could not be said must not keep it open
 
     def _may_start(self, run: Run) -> bool:
         old_enough = run.started is not None and time.time() - run.started > AFTER_SECONDS
@@ -81,8 +88,13 @@ class Streams:
             self._without.add(run.id)
             log.info("no task list", run=run.id, reason=reason, for_all=not self._available)
             return ""
-        self._shown[run.id] = {chunk["id"]: chunk for chunk in chunks}
+        self._remember(run, chunks)
         return str(started["ts"])
+
+    def _remember(self, run: Run, said: list[Chunk]) -> None:
+        shown = self._shown.setdefault(run.id, {})
+        for chunk in said:
+            shown[chunk["id"]] = {**shown.get(chunk["id"], {}), **chunk}
 
     async def _append(self, run: Run, progress: Progress, stream: str) -> bool:
         chunks = task_chunks(run, progress)
@@ -96,8 +108,11 @@ class Streams:
                 raise
             log.info("a task list is over", run=run.id, reason=error.response.get("error"))
             self._without.add(run.id)
+            self._shown.pop(run.id, None)
+            if error.response.get("error") not in OVER:
+                await self._stop(run, stream, [])
             return False
-        self._shown[run.id] = {chunk["id"]: chunk for chunk in chunks}
+        self._remember(run, fresh)
         return True
 
 

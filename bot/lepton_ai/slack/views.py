@@ -15,18 +15,20 @@ from lepton_ai.intake import CONFIRMATION
 from lepton_ai.runs.model import HERE, Decision, FieldChange, Result, Run, State, failed_of, result_of
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.standing import Standing, standing
-from lepton_ai.slack.checks import checked_message
-from lepton_ai.slack.limits import BUTTON_VALUE_LIMIT, CONTEXT_LIMIT, SECTION_LIMIT, shortened
+from lepton_ai.slack.checks import checked_message, text_length
+from lepton_ai.slack.limits import BUTTON_VALUE_LIMIT, CONTEXT_LIMIT, MESSAGE_LIMIT, SECTION_LIMIT, shortened
 
 CANCEL, APPROVE, REJECT, AGAIN, AGAIN_FAILED, FILL_IN = "run_cancel", "plan_approve", "plan_reject", "run_again", "run_again_failed", "form_open"
 FALLBACK_LIMIT = 500  # characters of the notification text
 ERROR_LIMIT = 1500  # characters of an error in the message itself
 LINE_LIMIT = 600  # characters of one line of a list
 COUNT_ROOM = 40
+TAIL_ROOM = 4200  # characters for what stands below the result: approvals, who asked, the line to do it by hand
+LEAST_ROOM = 300
 CODE_FRAME = 20  # characters around code
 MOST_LINES = 30
 MOST_HOSTS = 10
-MOST_CONSOLES = 5
+MOST_CONSOLES = 3
 BAR = 10  # characters of a progress bar
 NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
 _ICONS = {
@@ -55,8 +57,13 @@ class Message:
     blocks: list[Block] = field(default_factory=list)
     files: list[tuple[str, str]] = field(default_factory=list)
 
+    def room(self) -> int:
+        """Return how many characters one more section may have, with what always follows left free."""
+        return max(0, min(SECTION_LIMIT, MESSAGE_LIMIT - TAIL_ROOM - text_length(self.blocks)))
+
     def say(self, shown: str, whole: str, file: str, limit: int = SECTION_LIMIT) -> None:
         """Add a section; where the text has no room, its beginning, and all of it as a file."""
+        limit = min(limit, max(self.room(), LEAST_ROOM))
         if len(shown) > limit:
             shown = shortened(shown, limit - len(_more(file))) + _more(file)
             self.files.append((file, whole))
@@ -65,7 +72,7 @@ class Message:
     def lines(self, lines: Sequence[tuple[str, str]], file: str) -> None:
         """Add lines, each as (shown, whole): as many as have room, and all of them as a file where that is not all."""
         said: list[str] = []
-        room = SECTION_LIMIT - len(_more(file)) - COUNT_ROOM
+        room = max(self.room(), LEAST_ROOM) - len(_more(file)) - COUNT_ROOM
         for shown, _whole in lines[:MOST_LINES]:
             said.append(shortened(shown, LINE_LIMIT))
             room -= len(said[-1]) + 1
@@ -85,7 +92,7 @@ class Message:
     def code(self, text: str, file: str, *, end: bool = False) -> None:
         """Add text as it is, its beginning or its end where it has no room, and then all of it as a file."""
         escaped = escape(text.replace("```", "'''"))
-        room = SECTION_LIMIT - CODE_FRAME - len(_more(file))
+        room = max(self.room(), LEAST_ROOM) - CODE_FRAME - len(_more(file))
         lines = escaped.splitlines()
         if len(escaped) <= room and len(lines) <= MOST_LINES:
             self.blocks.append(section(f"```\n{escaped}\n```"))
@@ -121,7 +128,7 @@ def run_message(
     asked = " ".join(f"{name}={_plain_value(value)}" for name, value in run.arguments.items() if value not in (None, False, []))
     asked += f" (on {', '.join(run.hosts)} only)" if run.hosts else ""
     asked += " (one host first)" if run.canary else ""
-    message.text = f"{title} {asked}: {run.state}"[:FALLBACK_LIMIT]
+    message.text = shortened(escape(f"{title} {asked}: {run.state}"), FALLBACK_LIMIT)
     message.say(f"{_ICONS[run.state]} *{escape(title)}* {escape(asked)}".strip(), f"{title} {asked}", "request.txt")
     status = f"running since {_moment(run.started or run.created)} · its tasks stand in the thread" if tasks_below else _status(run, progress)
     message.blocks.append(section(status))
@@ -147,7 +154,7 @@ def run_message(
 
 
 def _more(file: str) -> str:
-    return f" _(all of it in the thread: {file})_" if file else " _(and more)_"
+    return f" _(all of it in the thread: {escape(file)})_" if file else " _(and more)_"
 
 
 def runs_text(runs: Sequence[Run]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from lepton_ai.access.freezes import EVERYTHING, Freeze, read_until
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import Intake
+from lepton_ai.intake import Intake, must_be_possible
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.operations.help import help_text
 from lepton_ai.operations.parsing import parse_command, read_arguments
@@ -20,7 +20,7 @@ from lepton_ai.slack.forms import Mode
 from lepton_ai.slack.views import escape, runs_text
 
 AT, LOGIN = "at", "login"
-ZONED = frozenset({AT, "freeze", Mode.CANARY})  # words after which a time of day may stand
+ZONED = frozenset({AT, "freeze", Mode.CANARY, Mode.PLAN})  # words after which a time of day may stand
 OWN_WORDS = (
     "`at 02:00 NOUN VERB …` does it later · `canary NOUN VERB …` does it on one host first · "
     "`freeze [TARGET] [UNTIL] [REASON]` and `unfreeze [TARGET]` stop and allow changes · "
@@ -72,6 +72,8 @@ def read(
         word = rest.pop(0)
         if word == AT:
             due = _due(rest.pop(0) if rest else "", now)
+        elif mode is not Mode.RUN:
+            raise LeptonError(f"{mode} and {word} cannot both be done", hint=f"say {Mode.PLAN} or {Mode.CANARY}")
         else:
             mode = Mode(word)
     return _operate(intake, caller, rest, mode, key=key, origin={**origin, **({"due": due} if due else {})})
@@ -101,6 +103,7 @@ def _operate(intake: Intake, caller: Caller, words: Sequence[str], mode: Mode, *
         operation = intake.runs.catalog.find(words[0], words[1])
         # A form shows nothing that is not shown anyway, but is only for those who could submit it.
         if missing_arguments(operation, words[2:]) and intake.may(caller, operation):
+            must_be_possible(operation, check=mode is Mode.PLAN, hosts=(), canary=mode is Mode.CANARY)
             return Asked(operation, dict(read_arguments(operation, words[2:])), mode, float(origin.get("due") or 0.0))
     command = parse_command(intake.runs.catalog, words)
     # What destroys is planned first, and its message asks for the confirmation.

@@ -42,7 +42,10 @@ def page_routes(intake: Intake, sessions: Sessions, command: str) -> list[Route]
             principal = sessions.principal(request.cookies.get(COOKIE, ""))
             if principal is None:
                 return _told(f"Who are you? Type {command} login in Slack: the answer, which only you see, has your way in. Then open this page again.", 401)
-            if await run_in_threadpool(intake.gone, principal):
+            gone = await run_in_threadpool(intake.gone, principal)
+            if gone is None:
+                return _told("Whether this account is still there cannot be told now: Slack does not answer. Try again in a moment.", 503)
+            if gone:
                 return _told("This account has been deactivated.", 403)
             return await page(request, Caller(principal, intake.groups_of(principal) or (), NOWHERE))
 

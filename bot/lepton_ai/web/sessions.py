@@ -7,9 +7,12 @@ import os
 import secrets
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from lepton_ai.errors import LeptonError
 
 KEY_BYTES = 32
 TICKET_SECONDS = 5 * 60
@@ -70,9 +73,17 @@ def _read(serializer: URLSafeTimedSerializer, text: str, seconds: int) -> tuple[
 
 
 def _key(path: Path) -> bytes:
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    """Return the key, made whole before it has its name; one of another length is none, or sessions could be forged."""
+    if not path.exists():
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
-    except FileExistsError:
-        pass
-    return path.read_bytes()
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(partial, path)
+        partial.unlink()
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise LeptonError(f"{path} is not a key of {KEY_BYTES} bytes", hint="remove it: a new one is made, and everybody comes in anew")
+    return key
