@@ -76,11 +76,11 @@ def test_a_person_creates_resizes_and_releases_a_node(page: Page) -> None:
 def test_the_tasks_of_a_run_stand_below_its_message(page: Page, workspace_stand: Stand) -> None:
     (workspace_stand.folder / "trace.go").unlink(missing_ok=True)  # of an earlier test
     type_line(page, "/lepton probe slow")
-    listed = page.locator("article.reply .tasks li", has_text="Take a while")
-    expect(listed.locator(".sign.busy")).to_be_visible(timeout=60 * SECONDS)
+    listed = page.locator("article.reply .tasks li", has_text="Take a while")  # earlier tests have left lists too
+    expect(listed.last.locator(".sign.busy")).to_be_visible(timeout=60 * SECONDS)
     (workspace_stand.folder / "trace.go").touch()
     expect(newest(page)).to_contain_text("changed", timeout=60 * SECONDS)
-    expect(listed.locator(".sign.good")).to_be_visible()
+    expect(listed.last.locator(".sign.good")).to_be_visible()
 
 
 def test_only_the_asker_sees_an_ephemeral_answer_and_nothing_foreign_becomes_markup(page: Page) -> None:

@@ -142,10 +142,10 @@ class Decision:
 
 
 def failed_of(run: Run) -> list[str]:
-    """Return the hosts on which a run went wrong, where it went well on others; none where it went wrong everywhere."""
+    """Return the hosts on which a run went wrong, by name, where it went well on others; none where it went wrong everywhere."""
     result = result_of(run)
     hosts = {host for _seconds, host, _task, _outcome in result.timeline} - {HERE}
-    failed = [host for host in result.failures if host != HERE]
+    failed = sorted(host for host in result.failures if host != HERE)
     return failed if set(failed) < hosts else []
 
 
