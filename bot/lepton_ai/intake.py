@@ -18,7 +18,7 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.operations.parsing import Command, typed_arguments
 from lepton_ai.runs import leases
-from lepton_ai.runs.model import Request, Result, Run, failed_of
+from lepton_ai.runs.model import Request, Result, Run, failed_of, shown_origin
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.standing import Standing, standing
 
@@ -354,7 +354,7 @@ class Intake:
     def _refuse(self, caller: Caller, command: Command, rule: str, origin: Mapping[str, Any] | None) -> None:
         targets = list(command.operation.targets(command.arguments))
         self.runs.store.record(
-            "", caller.principal, "refused", {"operation": command.operation.name, "targets": targets, "rule": rule, "origin": _plain_origin(origin)}
+            "", caller.principal, "refused", {"operation": command.operation.name, "targets": targets, "rule": rule, "origin": shown_origin(origin or {})}
         )
         raise RefusedError(caller, f"{command.operation.name} {' '.join(targets)}".strip(), rule)
 
@@ -367,10 +367,6 @@ def must_be_possible(operation: Operation, *, check: bool, hosts: Sequence[str],
         raise LeptonError(f"{operation.name} is one thing for all hosts", hint="its specification does not say per_host: true")
     if canary and (operation.spec.risk == "read" or operation.spec.plan != "check"):
         raise LeptonError(f"{operation.name} cannot begin with one host: which hosts it would change cannot be seen beforehand")
-
-
-def _plain_origin(origin: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (origin or {}).items() if name != "response_url"}
 
 
 def _own(principal: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -107,7 +108,7 @@ def _judged(intake: Intake, caller: Caller, command: Command) -> Simulated:
     spec = command.operation.spec
     if spec.plan == "none" and spec.risk != "read":
         raise LeptonError(f"{command.operation.name} cannot be planned, so nothing more can be shown", hint=f"it is allowed: {verdict.rule}")
-    request = Request(command.operation.name, command.arguments, caller.principal, key=f"simulated {len(intake.runs.store.runs(1000))}", check=True)
+    request = Request(command.operation.name, command.arguments, caller.principal, key=secrets.token_hex(8), check=True)
     run = intake.runs.execute(intake.runs.submit(request)[0].id)
     blocks = run_message(run, label=intake.runs.settings.label).blocks
     return Simulated("approval" if rule else "allowed", f"rule {rule.name}: {', '.join(rule.approvers)}" if rule else verdict.rule, blocks)

@@ -62,7 +62,6 @@ class Alert(BaseModel):
     status: str = "firing"
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
-    fingerprint: str = ""
 
     @property
     def name(self) -> str:
@@ -73,7 +72,6 @@ class Notification(BaseModel):
     """What Alertmanager posts: a group of alerts for one receiver."""
 
     receiver: str = "alertmanager"
-    status: str = "firing"
     alerts: list[Alert]
     truncated_alerts: int = Field(default=0, alias="truncatedAlerts")
 

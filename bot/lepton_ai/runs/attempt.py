@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from ansible_collections.lepton.cloud.plugins.module_utils._operation import che
 from lepton_ai.operations.catalog import Operation
 from lepton_ai.runs import processes
 from lepton_ai.runs.executor import Cancel, Job, command_line, execute
-from lepton_ai.runs.frozen import changed_since, difference
+from lepton_ai.runs.frozen import changed_since, difference, in_words
 from lepton_ai.runs.model import HERE, FieldChange, Run, RunEvent, State, result_of
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.store import LOOKING
@@ -209,4 +208,4 @@ class Attempt:
 
 
 def _in_words(changes: Sequence[FieldChange]) -> str:
-    return ", ".join(f"{change.host} {change.field} {json.dumps(change.before)} to {json.dumps(change.after)}" for change in changes)
+    return ", ".join(map(in_words, changes))

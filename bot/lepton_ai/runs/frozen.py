@@ -53,8 +53,9 @@ def changed_since(planned: Result, now: Result, *, begun: bool) -> str:
 
 
 def _shown(result: Result) -> Counter[str]:
-    return Counter(map(_text, result.changes))
+    return Counter(map(in_words, result.changes))
 
 
-def _text(change: FieldChange) -> str:
+def in_words(change: FieldChange) -> str:
+    """Return a change as it is compared and told."""
     return f"{change.host} {change.field} {json.dumps(change.before)} to {json.dumps(change.after)}"

@@ -141,6 +141,11 @@ class Decision:
     at: float
 
 
+def shown_origin(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a request came from without its answer address: whoever has that may speak there."""
+    return {name: value for name, value in origin.items() if name != "response_url"}
+
+
 def failed_of(run: Run) -> list[str]:
     """Return the hosts on which a run went wrong, by name, where it went well on others; none where it went wrong everywhere."""
     result = result_of(run)

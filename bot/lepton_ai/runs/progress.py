@@ -46,7 +46,7 @@ def read_event(event: Mapping[str, Any]) -> RunEvent | None:
             play=_cut(data.get("play", "")),
             task=_cut(data.get("task", "")),
             host=_cut(data.get("host", "")),
-            result=bounded(result, depth=DEEPEST),
+            result=bounded(result),
             ignored=bool(data.get("ignore_errors")),
             action=str(data.get("task_action", "")),
         )

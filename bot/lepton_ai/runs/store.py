@@ -16,7 +16,7 @@ from lepton_ai.access.freezes import Freeze
 from lepton_ai.errors import LeptonError
 from lepton_ai.masking import service_mask
 from lepton_ai.runs import audit
-from lepton_ai.runs.model import Decision, Request, Result, Run, State
+from lepton_ai.runs.model import Decision, Request, Result, Run, State, shown_origin
 from lepton_ai.runs.progress import bounded
 from lepton_ai.runs.standing import Standing, standing
 from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, RUNS, metadata
@@ -103,8 +103,7 @@ class Store:
             )
             asked = {"operation": request.operation, "arguments": dict(shown_arguments), "check": request.check, "why": request.why}
             asked |= {"hosts": list(request.hosts), "canary": request.canary} if request.hosts or request.canary else {}
-            origin = {name: value for name, value in request.origin.items() if name != "response_url"}  # whoever has that may speak there
-            audit.append(connection, run_id, request.principal, "requested", {**asked, "origin": origin})
+            audit.append(connection, run_id, request.principal, "requested", {**asked, "origin": shown_origin(request.origin)})
             return _run(connection.execute(sa.select(RUNS).where(RUNS.c.id == run_id)).one()), True
 
     def run(self, run_id: str) -> Run:

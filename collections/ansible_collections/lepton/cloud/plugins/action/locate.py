@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._placement import PlacementError, locate
+from ..plugin_utils._answers import answers_of
 
 
 class ActionModule(ActionBase):
@@ -22,9 +23,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
         args = self._task.args
-        answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["groups"][args["group"]]}
+        answers = answers_of(task_vars or {}, args["group"], args["answers"])
         try:
             result.update(changed=False, host=locate(args["node"], answers))
         except PlacementError as error:

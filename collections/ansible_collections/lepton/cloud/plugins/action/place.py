@@ -12,6 +12,7 @@ from ansible.plugins.action import ActionBase
 
 from ..module_utils._placement import PlacementError, place
 from ..module_utils._units import parse_size
+from ..plugin_utils._answers import answers_of
 
 
 class ActionModule(ActionBase):
@@ -23,9 +24,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
         args = self._task.args
-        answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["groups"][args["group"]]}
+        answers = answers_of(task_vars or {}, args["group"], args["answers"])
         try:
             host, why = place(args["node"], vcpus=int(args["vcpus"]), memory=parse_size(args["memory"]), host=args.get("host") or None, answers=answers)
         except PlacementError as error:

@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._steps import StepError, check_plan, make_plan
+from ..plugin_utils._answers import answers_of
 
 APPROVED = "lepton_plan"  # the extra variable in which an approved plan comes back
 
@@ -26,7 +27,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         args = self._task.args
-        answers = {host: variables["hostvars"][host].get(args["answers"]) or {} for host in variables["groups"][args["group"]]}
+        answers = answers_of(variables, args["group"], args["answers"])
         approved = variables.get(APPROVED)
         try:
             steps = None if approved is None else check_plan(approved)
