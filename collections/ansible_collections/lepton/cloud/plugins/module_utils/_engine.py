@@ -1,0 +1,398 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""A container engine through its own command, `docker` or `podman`, and its JSON output. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import shutil
+import time
+from typing import Any, Mapping, Sequence
+
+from ._command import Ran, Run, clean, run
+from ._container import ASIDE, Container, ContainerError, Limits, Plan, Spec, host_port, read_spec
+
+SPEC_LABEL = "cloud.lepton.spec"
+SECRETS_LABEL = "cloud.lepton.secrets"  # which folder of its secrets a container has
+SECRETS_TARGET = "/run/secrets"
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
+LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
+POLL_SECONDS = 0.1
+LOOK_SECONDS = 0.5  # between two looks at the engine while its container is waited for
+LAST_LINES = 15
+PULL_SECONDS = 1800
+
+
+def docker_container(data: Mapping[str, Any]) -> Container:
+    """Return a container from what `docker container inspect` says of it."""
+    state, config, host = data["State"], data["Config"], data["HostConfig"]
+    return Container(
+        name=data["Name"].lstrip("/"),
+        id=data["Id"],
+        state=state["Status"],
+        image=config["Image"],
+        image_id=data["Image"],
+        spec=_spec_of(config),
+        limits=_limits_of(host),
+        health=(state.get("Health") or {}).get("Status", ""),
+        exit_code=state.get("ExitCode", 0),
+        restarts=data.get("RestartCount", 0),
+        trouble=state.get("Error", ""),
+        labels=_own_labels(config),
+        published=_published(host),
+    )
+
+
+def podman_container(data: Mapping[str, Any]) -> Container:
+    """Return a container from what `podman container inspect` says of it."""
+    state, config, host = data["State"], data["Config"], data["HostConfig"]
+    health = state.get("Health") or state.get("Healthcheck") or {}  # Healthcheck until podman 4
+    return Container(
+        name=data["Name"],
+        id=data["Id"],
+        state={"stopped": "exited", "configured": "created", "initialized": "created"}.get(state["Status"], state["Status"]),
+        image=data.get("ImageName") or config.get("Image", ""),
+        image_id=data["Image"],
+        spec=_spec_of(config),
+        limits=_limits_of(host),
+        health=health.get("Status", "") or "",
+        exit_code=state.get("ExitCode", 0),
+        restarts=data.get("RestartCount", 0),
+        trouble=state.get("Error", ""),
+        labels=_own_labels(config),
+        published=_published(host),
+    )
+
+
+READERS = {"docker": docker_container, "podman": podman_container}
+
+
+def _spec_of(config: Mapping[str, Any]) -> Spec | None:
+    label = (config.get("Labels") or {}).get(SPEC_LABEL)
+    return None if label is None else read_spec(label)
+
+
+def _own_labels(config: Mapping[str, Any]) -> dict[str, str]:
+    return {clean(str(name)): clean(str(value)) for name, value in (config.get("Labels") or {}).items() if name != SPEC_LABEL}
+
+
+def _limits_of(host: Mapping[str, Any]) -> Limits:
+    nano, memory = host.get("NanoCpus") or 0, host.get("Memory") or 0
+    if not nano and host.get("CpuQuota", 0) > 0 and host.get("CpuPeriod", 0) > 0:
+        nano = host["CpuQuota"] * 10**9 // host["CpuPeriod"]
+    restart = (host.get("RestartPolicy") or {}).get("Name") or "no"
+    return Limits(cpus=nano / 1e9 if nano else None, memory=memory or None, restart=restart)
+
+
+def _published(host: Mapping[str, Any]) -> tuple[str, ...]:
+    found = []
+    for inside, bindings in (host.get("PortBindings") or {}).items():
+        for binding in bindings or ():
+            found.append("%s:%s:%s" % (binding.get("HostIp") or "0.0.0.0", binding.get("HostPort", ""), inside.partition("/")[0]))
+    return tuple(sorted(found))
+
+
+class Engine:
+    """One engine, by its command. `address` is where its daemon listens, where that is not its default."""
+
+    def __init__(self, kind: str, *, address: str | None, secret_dir: str, run: Run = run) -> None:
+        self.kind = kind
+        self.secret_dir = secret_dir
+        self._command = [kind] + ([] if address is None else ["--host" if kind == "docker" else "--url", address])
+        self._address = address
+        self._run = run
+
+    # What is there
+
+    def container(self, name: str) -> Container | None:
+        """Return a container by its name, None when there is none."""
+        ran = self._try("container", "inspect", name)
+        if ran.code:
+            if "no such container" in ran.trouble.lower():
+                return None
+            raise self._error("inspect", ran)
+        return READERS[self.kind](json.loads(ran.out)[0])
+
+    def containers(self) -> list[Container]:
+        """Return all containers of this engine, ours and others, by name."""
+        names = self._ask("ps", "--all", "--quiet", "--no-trunc").split()
+        if not names:
+            return []
+        ran = self._try("container", "inspect", *names)  # one that has gone meanwhile makes it fail, and shows the others
+        if ran.code and "no such container" not in ran.trouble.lower():
+            raise self._error("inspect", ran)
+        return sorted((READERS[self.kind](item) for item in json.loads(ran.out or "[]")), key=lambda container: container.name)
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        """Return what the engine says of an image, None when it does not have it."""
+        ran = self._try("image", "inspect", reference)
+        if ran.code:
+            if "no such image" in ran.trouble.lower() or "image not known" in ran.trouble.lower():
+                return None
+            raise self._error("image inspect", ran)
+        found: dict[str, Any] = json.loads(ran.out)[0]
+        return found
+
+    def images(self) -> list[str]:
+        """Return the names of the images of this engine."""
+        lines = self._ask("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+        return sorted({line.removeprefix("localhost/") for line in lines if "<none>" not in line})
+
+    def info(self) -> dict[str, Any]:
+        """Return the engine's {kind, version, cpus, memory, architecture}."""
+        facts = json.loads(self._ask("info", "--format", "json" if self.kind == "podman" else "{{json .}}"))
+        if facts.get("ServerErrors"):
+            raise ContainerError("%s does not answer%s: %s" % (self.kind, self._where(), clean(facts["ServerErrors"][0])))
+        if self.kind == "podman":
+            host = facts["host"]
+            version, cpus, memory, machine = facts["version"]["Version"], host["cpus"], host["memTotal"], host["arch"]
+        else:
+            version, cpus, memory, machine = facts["ServerVersion"], facts["NCPU"], facts["MemTotal"], facts["Architecture"]
+        return {"kind": self.kind, "version": version, "cpus": cpus, "memory": memory, "architecture": ARCHITECTURES.get(machine, machine)}
+
+    def logs(self, name: str, lines: int) -> str:
+        """Return the last lines that a container wrote, fit to be shown."""
+        return clean(self._run([*self._command, "logs", "--tail", str(lines), name], together=True).out)
+
+    def secrets_of(self, name: str, folder: str) -> dict[str, str]:
+        """Return the secrets that were given to a container, {} when there are none."""
+        path = os.path.join(self.secret_dir, name, os.path.basename(folder))
+        found = {}
+        for file in os.listdir(path) if folder and os.path.isdir(path) else ():
+            with open(os.path.join(path, file), encoding="utf-8") as opened:
+                found[file] = opened.read()
+        return found
+
+    # What is done
+
+    def pull(self, image: str) -> None:
+        """Fetch an image from its registry."""
+        ran = self._try("pull", "--quiet", image, seconds=PULL_SECONDS)
+        if ran.code:
+            known = ", ".join(self.images()[:20]) or "none"
+            raise ContainerError("the image %s is not here, and could not be pulled: %s. Images here: %s" % (image, _last(ran.trouble), known))
+
+    def check_architecture(self, image: str) -> None:
+        """Raise ContainerError for an image that this machine cannot run."""
+        found = self.image(image)
+        own = self.info()["architecture"]
+        if found is not None and found.get("Architecture") not in (None, "", own):
+            raise ContainerError("the image %s is for %s, and this host is %s: build it for that" % (image, clean(str(found["Architecture"])), own))
+
+    def create(self, name: str, spec: Spec, limits: Limits, values: Mapping[str, str]) -> None:
+        """Make a container, stopped. `values` are its secrets, which it gets as files."""
+        command = ["create", "--name=" + name, "--label=%s=%s" % (SPEC_LABEL, spec.to_json()), "--restart=" + limits.restart]
+        command += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
+        command += ["--read-only"] if spec.read_only else []
+        command += ["--tmpfs=" + folder for folder in spec.tmpfs]
+        command += ["--cap-add=" + capability for capability in spec.capabilities]
+        command += ["--label=%s=%s" % pair for pair in spec.labels]
+        command += ["--env=%s=%s" % pair for pair in spec.environment]
+        command += ["--publish=" + (port if port.count(":") == 2 else "127.0.0.1:" + port) for port in spec.ports]
+        command += ["--volume=" + (volume if volume.endswith((":rw", ":ro")) else volume + ":ro") for volume in spec.volumes]
+        command += ["--user=" + spec.user] if spec.user is not None else []
+        if spec.gpus is not None:
+            command += ["--device=" + spec.gpus] if "=" in spec.gpus else ["--gpus=" + spec.gpus]
+        command += self._limits(limits)
+        if spec.secrets:
+            folder = self._write_secrets(name, {secret: values[secret] for secret in spec.secrets})
+            command += ["--label=%s=%s" % (SECRETS_LABEL, os.path.basename(folder)), "--volume=%s:%s:ro" % (folder, SECRETS_TARGET)]
+        self._ask(*command, spec.image, *(spec.command or ()))
+
+    def update(self, name: str, limits: Limits) -> None:
+        self._ask("update", *self._limits(limits), "--restart=" + limits.restart, name)
+
+    def apply(self, name: str, plan: Plan, *, values: Mapping[str, str], stop_seconds: int, wait_seconds: int) -> None:
+        """Do the steps of a plan. What does not come up is taken back: the container is gone, or the earlier one is there again.
+
+        Raises ContainerError with why, and with the last lines that the container wrote.
+        """
+        old, spec = name + ASIDE, plan.spec
+        was_running = False
+        try:
+            for step in plan.steps:
+                if step == "pull":
+                    assert spec is not None
+                    self.pull(spec.image)
+                elif step == "create":
+                    assert spec is not None
+                    self.check_architecture(spec.image)
+                    self.create(name, spec, plan.limits, values)
+                elif step == "start":
+                    self._ask("start", name)
+                    self._must_run(name)
+                elif step == "wait":
+                    assert spec is not None
+                    self.wait_healthy(name, spec, wait_seconds)
+                elif step == "stop":
+                    was_running = True
+                    self._ask("stop", "--time=%d" % stop_seconds, name, seconds=stop_seconds + 30)
+                elif step == "unpause":
+                    self._ask("unpause", name)
+                elif step == "update":
+                    self.update(name, plan.limits)
+                elif step == "set_aside":
+                    self._ask("rename", name, old)
+                elif step == "remove":
+                    self._ask("rm", "--force", "--volumes", name)
+                elif step == "drop_aside":
+                    self._try("rm", "--force", "--volumes", old)
+                    self._keep_secrets(name)
+                elif step == "forget_secrets":
+                    shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
+        except ContainerError as error:
+            raise ContainerError("%s%s" % (error, self._take_back(name, plan, was_running=was_running))) from error
+
+    def _take_back(self, name: str, plan: Plan, *, was_running: bool) -> str:
+        """Undo what was begun, and return that in words."""
+        if "create" not in plan.steps:
+            return ""
+        if self.container(name + ASIDE) is None:
+            if "set_aside" in plan.steps:  # it failed before the old one was touched, or while it was stopped
+                if was_running:
+                    self._try("start", name)
+                return ". The container is as it was"
+            self._try("rm", "--force", "--volumes", name)
+            shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
+            return ". The container was removed again"
+        self.put_back(name, start=was_running)
+        return ". The earlier container is back"
+
+    def put_back(self, name: str, *, start: bool) -> None:
+        """Put the container back that a replacement had set aside."""
+        self._try("rm", "--force", "--volumes", name)
+        self._ask("rename", name + ASIDE, name)
+        if start:
+            self._ask("start", name)
+        self._keep_secrets(name)
+
+    def _must_run(self, name: str) -> None:
+        found = self.container(name)
+        if found is not None and not found.running:
+            raise ContainerError("%s ended at once with code %d%s" % (name, found.exit_code, self._last_words(name)))
+
+    def wait_healthy(self, name: str, spec: Spec, seconds: float) -> None:
+        """Wait until a container is healthy: by its readiness path where it has one, and by the image's own check where that has one.
+
+        Raises ContainerError at once when it has ended or begins to restart, and after `seconds` with what it answered last.
+        """
+        deadline = time.monotonic() + seconds
+        address = host_port(spec, spec.health_port) if spec.health_path is not None and spec.health_port is not None else None
+        begun = self.container(name)
+        restarts = begun.restarts if begun is not None else 0
+        answer, ready, looked = "nothing", address is None, 0.0
+        while True:
+            if address is not None and not ready:
+                ready, answer = probe(address, str(spec.health_path))
+            if ready or time.monotonic() - looked > LOOK_SECONDS:
+                found = self.container(name)
+                looked = time.monotonic()
+                if found is None:
+                    raise ContainerError("%s was removed while it was waited for" % name)
+                if found.state not in ("running", "created") or found.restarts > restarts:
+                    again = "begins again and again" if found.restarts > restarts or found.state == "restarting" else "ended"
+                    raise ContainerError("%s %s, the last time with code %d%s" % (name, again, found.exit_code, self._last_words(name)))
+                if found.health == "unhealthy":
+                    raise ContainerError("%s says itself that it is unhealthy%s" % (name, self._last_words(name)))
+                if ready and found.health in ("", "healthy"):
+                    return
+            if time.monotonic() > deadline:
+                asked = (
+                    "%s answered %s" % (spec.health_path, answer) if address is not None else "its own check says %s" % (found.health if found else "nothing")
+                )
+                raise ContainerError("%s did not become healthy within %d s: %s%s" % (name, seconds, asked, self._last_words(name)))
+            time.sleep(POLL_SECONDS)  # readiness is an answer of the container's own, for which there is no event
+
+    def _last_words(self, name: str) -> str:
+        said = self.logs(name, LAST_LINES).strip()
+        return ". It wrote last: %s" % said[-1500:] if said else ". It wrote nothing"
+
+    # Secrets
+
+    def _write_secrets(self, name: str, values: Mapping[str, str]) -> str:
+        """Write secrets for one container into a folder of their own and return it; only root and the container get there."""
+        home = os.path.join(self.secret_dir, name)
+        os.makedirs(home, mode=0o700, exist_ok=True)
+        os.chmod(self.secret_dir, 0o700)
+        folder = os.path.join(home, secrets.token_hex(8))
+        os.mkdir(folder, 0o755)
+        os.chmod(folder, 0o755)
+        for secret, value in values.items():
+            # The folders above keep others of this host out; inside the container, whatever user it has must read them.
+            with os.fdopen(os.open(os.path.join(folder, secret), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444), "w") as file:
+                file.write(value)
+        return folder
+
+    def _keep_secrets(self, name: str) -> None:
+        """Remove the secrets of containers that are there no more."""
+        found = self.container(name)
+        kept = ((found.labels or {}).get(SECRETS_LABEL) if found is not None else None) or ""
+        home = os.path.join(self.secret_dir, name)
+        for folder in os.listdir(home) if os.path.isdir(home) else ():
+            if folder != kept:
+                shutil.rmtree(os.path.join(home, folder), ignore_errors=True)
+
+    # The command
+
+    def _limits(self, limits: Limits) -> list[str]:
+        found = [] if limits.cpus is None else ["--cpus=%g" % limits.cpus]
+        if limits.memory is not None:
+            found += ["--memory=%d" % limits.memory, "--memory-swap=%d" % limits.memory]  # the same: no swap, and it can grow past the earlier sum
+        return found
+
+    def _ask(self, *words: str, seconds: float = 60) -> str:
+        ran = self._try(*words, seconds=seconds)
+        if ran.code:
+            raise self._error(words[0], ran)
+        return ran.out
+
+    def _try(self, *words: str, seconds: float = 60) -> Ran:
+        return self._run([*self._command, *words], seconds=seconds)
+
+    def _where(self) -> str:
+        return " at %s" % self._address if self._address else ""
+
+    def _error(self, what: str, ran: Ran) -> ContainerError:
+        text = _last(ran.trouble or ran.out) or "it ended with code %d" % ran.code
+        if ran.code in (124, 126, 127) or "cannot connect to the docker daemon" in text.lower() or "permission denied" in text.lower():
+            return ContainerError("%s does not answer%s: %s. Is the engine installed and running?" % (self.kind, self._where(), text))
+        if "port is already allocated" in text or "address already in use" in text:
+            return ContainerError("%s %s: a port is taken by somebody else on this host: %s" % (self.kind, what, text))
+        if "no space left" in text.lower():
+            return ContainerError("%s %s: the disk of this host is full: %s" % (self.kind, what, text))
+        return ContainerError("%s %s: %s" % (self.kind, what, text))
+
+
+def _last(text: str) -> str:
+    lines = [line for line in clean(text).splitlines() if line.strip() and not line.startswith(("See 'docker", "Run 'docker"))]
+    return " ".join(lines[-3:])[-600:]
+
+
+def probe(address: tuple[str, int], path: str, seconds: float = 2) -> tuple[bool, str]:
+    """Ask a readiness path and return whether it answered 2xx, and what it answered."""
+    connection = http.client.HTTPConnection(*address, timeout=seconds)
+    try:
+        connection.request("GET", path)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return False, clean(str(error) or type(error).__name__)
+    finally:
+        connection.close()
+    return 200 <= status < 300, str(status)
+
+
+def ports_in_use(containers: Sequence[Container], tables: Sequence[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> list[int]:
+    """Return the TCP ports of this host that somebody listens on, or that a container would take when it is started."""
+    found = {int(port.split(":")[1]) for container in containers for port in container.published if port.split(":")[1].isdigit()}
+    for table in tables:
+        try:
+            with open(table, encoding="ascii") as file:
+                rows = [line.split() for line in file.readlines()[1:]]
+        except OSError:
+            continue
+        found |= {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == LISTENING}
+    return sorted(found)

@@ -1,0 +1,292 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""HAProxy through its Runtime API, its master socket and its files. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from typing import Any
+
+from ._balancer import BalancerError, Entry, Plan, Server, agreement, read_entry, read_servers, read_statistics, render, server_words
+from ._command import Run, clean, run
+from ._service import NAME
+
+ANSWER_SECONDS = 10
+RELOAD_SECONDS = 15
+DELETE_SECONDS = 10
+POLL_SECONDS = 0.05
+SUFFIX = ".cfg"
+
+
+class Balancer:
+    """One HAProxy. `socket_address` is a path, or HOST:PORT where its Runtime API listens on TCP."""
+
+    def __init__(
+        self, *, socket_address: str, master_socket: str, config: str, services_dir: str, state_file: str, listen_address: str, run: Run = run
+    ) -> None:
+        self.socket_address = socket_address
+        self.master_socket = master_socket
+        self.config = config
+        self.services_dir = services_dir
+        self.state_file = state_file
+        self.listen_address = listen_address
+        self._run = run
+
+    # The Runtime API
+
+    def ask(self, command: str, *, address: str | None = None) -> str:
+        """Send one command and return the whole answer; raise BalancerError when HAProxy cannot be reached."""
+        target = address or self.socket_address
+        if "\n" in command or ";" in command:
+            raise BalancerError("not one command: %s" % ascii(command[:80]))
+        try:
+            with _connected(target) as connection:
+                connection.sendall(command.encode() + b"\n")
+                connection.shutdown(socket.SHUT_WR)
+                parts = []
+                while True:
+                    part = connection.recv(65536)
+                    if not part:
+                        return b"".join(parts).decode("utf-8", "replace")
+                    parts.append(part)
+        except OSError as error:
+            hint = " (is the user of this connection allowed to?)" if isinstance(error, PermissionError) else ""
+            raise BalancerError("HAProxy does not answer at %s: %s%s" % (target, error, hint)) from error
+
+    def command(self, command: str, *, done: str = "") -> None:
+        """Send a command whose success is an empty line, or one that has `done` in it; anything else is an error."""
+        answer = self.ask(command).strip()
+        if answer and not (done and done in answer):
+            raise BalancerError("HAProxy refused %s: %s" % (ascii(command[:120]), clean(answer).splitlines()[0][:300]))
+
+    def servers(self) -> dict[str, dict[str, Server]]:
+        """Return the servers by backend and name, as HAProxy has them now."""
+        return read_servers(self.ask("show servers state"))
+
+    def statistics(self) -> dict[str, list[dict[str, Any]]]:
+        return read_statistics(self.ask("show stat"))
+
+    def version(self) -> str:
+        found = re.search(r"^Version: (\S+)", self.ask("show info"), re.MULTILINE)
+        return found.group(1) if found else "unknown"
+
+    # Its files
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.services_dir, name + SUFFIX)
+
+    def entry(self, name: str) -> Entry | None:
+        """Return a service as its file has it, None when there is none."""
+        try:
+            with open(self.path(name), encoding="utf-8") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return None
+        entry = read_entry(name, text)
+        if entry is None:
+            raise BalancerError("%s was not written by Lepton, so it is left alone: choose another name" % self.path(name))
+        return entry
+
+    def entries(self) -> list[Entry]:
+        """Return all services of this balancer, by name."""
+        names = sorted(file[: -len(SUFFIX)] for file in (os.listdir(self.services_dir) if os.path.isdir(self.services_dir) else ()) if file.endswith(SUFFIX))
+        found = []
+        for name in names:
+            if NAME.fullmatch(name):
+                with open(self.path(name), encoding="utf-8") as file:
+                    entry = read_entry(name, file.read())
+                if entry is not None:
+                    found.append(entry)
+        return found
+
+    def write(self, entry: Entry) -> bool:
+        """Write a service's file after HAProxy itself has found it good; return whether anything but its servers has changed.
+
+        Raises BalancerError with HAProxy's words when it is not; then the file is as it was.
+        """
+        text = render(entry, self.listen_address)
+        path = self.path(entry.name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                before = file.read()
+        except FileNotFoundError:
+            before = ""
+        if before == text:
+            return False
+        self._check(entry.name, text)
+        _replace(path, text)
+        return proxies(before) != proxies(text)
+
+    def remove(self, name: str) -> None:
+        """Remove a service's file; the proxies go with the next reload."""
+        self._check(name, None)
+        os.unlink(self.path(name))
+
+    def _check(self, name: str, text: str | None) -> None:
+        """Let HAProxy check its whole configuration with one file of it exchanged."""
+        os.makedirs(self.services_dir, mode=0o755, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            for file in os.listdir(self.services_dir):
+                if file.endswith(SUFFIX) and not file.startswith("."):
+                    shutil.copyfile(os.path.join(self.services_dir, file), os.path.join(folder, file))
+            target = os.path.join(folder, name + SUFFIX)
+            if text is None:
+                os.unlink(target)
+            else:
+                with open(target, "w", encoding="utf-8") as opened:
+                    opened.write(text)
+            ran = self._run(["haproxy", "-c", "-q", "-f", self.config, "-f", folder], seconds=30, together=True)
+            if ran.code:
+                said = [line for line in clean(ran.out or ran.trouble).replace(folder, self.services_dir).splitlines() if "ALERT" in line or ran.code > 1]
+                raise BalancerError("HAProxy does not accept the configuration of %s: %s" % (name, " ".join(said)[-600:]))
+
+    def save_state(self) -> None:
+        """Write down what HAProxy knows of its servers, so that the next reload goes on from there."""
+        _replace(self.state_file, self.ask("show servers state"))
+
+    # What is done
+
+    def reload(self) -> None:
+        """Have HAProxy read its files anew without losing a connection, and wait until the new worker has taken over.
+
+        Raises BalancerError when the new worker did not start; HAProxy then goes on with the old one.
+        """
+        self.save_state()
+        before = self._processes()
+        self.ask("reload", address=self.master_socket)
+        deadline = time.monotonic() + RELOAD_SECONDS
+        while True:
+            try:
+                now = self._processes()
+            except BalancerError:  # the master executes itself anew
+                now = before
+            if now["failed"] > before["failed"]:
+                raise BalancerError("HAProxy could not start with its new configuration (is the port taken?), and goes on with the old one")
+            if now["reloads"] > before["reloads"] and now["workers"] and not set(now["workers"]) & set(before["workers"]) and self._answers(now["workers"]):
+                return
+            if time.monotonic() > deadline:
+                raise BalancerError("HAProxy has not finished its reload after %d s" % RELOAD_SECONDS)
+            time.sleep(POLL_SECONDS)  # HAProxy tells nobody when a reload is over; 2.7 and later answer only then
+
+    def _answers(self, workers: list[int]) -> bool:
+        try:
+            found = re.search(r"^Pid: (\d+)", self.ask("show info"), re.MULTILINE)
+        except BalancerError:
+            return False
+        return found is not None and int(found.group(1)) in workers
+
+    def _processes(self) -> dict[str, Any]:
+        """Return what the master says: how often it was reloaded, how often in vain, and its present workers' process numbers."""
+        text = self.ask("show proc", address=self.master_socket)
+        master = re.search(r"^\d+\s+master\s+(\d+)(?:\s+\[failed: (\d+)\])?", text, re.MULTILINE)
+        if master is None:
+            raise BalancerError("%s is not HAProxy's master socket: start HAProxy with -W -S %s" % (self.master_socket, self.master_socket))
+        present = text.partition("# old workers")[0]
+        workers = [int(number) for number in re.findall(r"^(\d+)\s+worker", present, re.MULTILINE)]
+        return {"reloads": int(master.group(1)), "failed": int(master.group(2) or 0), "workers": workers}
+
+    def apply_server(self, entry: Entry, name: str, plan: Plan, *, drain_seconds: float) -> None:
+        """Do a server's plan. When its sessions do not end in time it is as it was before, and BalancerError says how many are left."""
+        assert plan.servers is not None
+        after = Entry(entry.name, entry.service, entry.replicas, plan.servers)
+        wanted = next((server for server in plan.servers if server.name == name), None)
+        before = self.servers().get(entry.name, {}).get(name)
+        if plan.file_first:
+            if "wait" in plan.steps:  # what is still used must stay in the file until it is not
+                self._drain(entry.name, name, before, drain_seconds)
+            self.write(after)
+        for step in plan.steps:
+            self._step(step, entry, name, wanted, before, drain_seconds, drained=plan.file_first)
+        if not plan.file_first:
+            self.write(after)
+        self.save_state()
+
+    def _step(self, step: str, entry: Entry, name: str, wanted: Server | None, before: Server | None, drain_seconds: float, *, drained: bool) -> None:
+        target = "%s/%s" % (entry.name, name)
+        if step == "add" and wanted is not None:
+            self.command("add server %s %s:%d %s" % (target, wanted.address, wanted.port, server_words(wanted, entry.service)), done="New server registered")
+            self.command("enable health %s" % target)  # a new server is in maintenance, and its checks are off
+        elif step == "address" and wanted is not None:
+            self.command("set server %s addr %s port %d" % (target, wanted.address, wanted.port), done=" changed")
+        elif step == "weight" and wanted is not None:
+            self.command("set server %s weight %d" % (target, wanted.weight))
+        elif step in ("drain", "wait") and not drained:
+            if step == "drain":
+                self.command("set server %s state drain" % target)
+            else:
+                self._drain(entry.name, name, before, drain_seconds)
+        elif step == "ready":
+            self.command("set server %s state ready" % target)
+        elif step == "maint":
+            self.command("set server %s state maint" % target)
+        elif step == "delete":
+            self._delete(target)
+
+    def _drain(self, backend: str, name: str, before: Server | None, seconds: float) -> None:
+        """Keep new sessions away from a server and wait until it has none."""
+        target = "%s/%s" % (backend, name)
+        self.command("set server %s state drain" % target)
+        deadline = time.monotonic() + seconds
+        while True:
+            row = next((row for row in self.statistics().get(backend, []) if row["name"] == name), None)
+            if row is None or not row["sessions"] + row["queued"]:
+                return
+            if time.monotonic() > deadline:
+                if row["status"].startswith("DOWN"):
+                    self.command("shutdown sessions server %s" % target)  # nobody is there any more to end them
+                    return
+                if before is not None and before.state != "drain":
+                    self.command("set server %s state %s" % (target, before.state))
+                raise BalancerError(
+                    "%s still has %d sessions after %d s, so it is %s"
+                    % (target, row["sessions"], seconds, "draining on" if before is None or before.state == "drain" else "as it was")
+                )
+            time.sleep(POLL_SECONDS)  # HAProxy tells nobody when a session ends
+
+    def _delete(self, target: str) -> None:
+        deadline = time.monotonic() + DELETE_SECONDS
+        while True:
+            answer = self.ask("del server %s" % target).strip()
+            if answer.startswith("Server deleted"):
+                return
+            if "connection" not in answer or time.monotonic() > deadline:  # idle connections are closed a moment later
+                raise BalancerError("HAProxy refused to delete %s: %s" % (target, clean(answer)[:200]))
+            time.sleep(POLL_SECONDS)
+
+    def disagreement(self, entry: Entry) -> list[str]:
+        """Return where a service's file and the running HAProxy differ."""
+        return agreement(entry, self.servers().get(entry.name, {}))
+
+
+def _connected(target: str) -> socket.socket:
+    host, _colon, port = target.rpartition(":")
+    if host and port.isdigit() and not target.startswith("/"):
+        return socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(target)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _replace(path: str, text: str) -> None:
+    partial = path + ".partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def proxies(text: str) -> list[str]:
+    """Return the lines that only a reload brings into effect."""
+    return [line for line in text.splitlines() if line and not line.startswith(("#", "  server "))]

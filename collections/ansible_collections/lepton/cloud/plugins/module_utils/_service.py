@@ -1,0 +1,177 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a service is declared to be: a set of like replicas that clients reach under one address. Pure.
+
+PRIVATE to the collection and to the Lepton bot. A declaration stands in the inventory (C(lepton_services)); what is wanted now,
+a declaration with a number of replicas, is kept by every load balancer of the site beside the service's own configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Mapping
+
+from ._container import ContainerError, Limits, Spec, check_limits, check_spec
+from ._units import format_size, parse_size
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)  # its replicas are called NAME-NUMBER
+BALANCES = ("roundrobin", "leastconn", "first", "hash")
+BACKENDS = ("container",)
+HEADER = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
+
+
+class ServiceError(ValueError):
+    """A declaration that cannot be used, or something asked of a service that cannot be had."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A declaration. `port` is the container's, `listen_port` the one that clients use. Seconds are whole, memory has a unit."""
+
+    image: str
+    port: int
+    listen_port: int
+    backend: str = "container"
+    command: tuple[str, ...] | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    gpus: str | None = None
+    user: str | None = None
+    health_path: str = "/v2/health/ready"
+    min_replicas: int = 1
+    max_replicas: int = 4
+    cpus: float | None = None
+    memory: str | None = None
+    balance: str = "leastconn"
+    hash_header: str | None = None
+    max_concurrent: int | None = None
+    start_seconds: int = 120
+    drain_seconds: int = 60
+    stop_seconds: int = 10
+    watch_seconds: int = 5
+    max_error_rate: float = 0.05
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return what is not the default, as it is written in an inventory."""
+        defaults = {field.name: field.default for field in fields(self)}
+        shown = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return {name: _shown(value) for name, value in shown.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return {name: item for name, item in value} if value and isinstance(value[0], tuple) else list(value)
+    return value
+
+
+def check_name(name: str) -> str:
+    """Return the name if a service can bear it, else raise ServiceError."""
+    if not NAME.fullmatch(name):
+        raise ServiceError(
+            "%s is not a service name: expected up to 40 lower-case letters, digits or '-', starting and ending with a letter or digit"
+            % ascii(name[:40] + ("…" if len(name) > 40 else ""))
+        )
+    return name
+
+
+def read_service(name: str, declared: Any) -> Service:
+    """Return the declaration called `name`, or raise ServiceError that names the field and what was expected."""
+    check_name(name)
+    if not isinstance(declared, Mapping):
+        raise ServiceError("service %s: expected a mapping such as {image: models/%s:1, port: 8080, listen_port: 8000}" % (name, name))
+    known = {field.name: field for field in fields(Service)}
+    unknown = sorted(set(map(str, declared)) - set(known))
+    if unknown:
+        raise ServiceError("service %s: there is no field %s; expected one of %s" % (name, ascii(unknown[0][:40])[1:-1], ", ".join(sorted(known))))
+    for field in ("image", "port", "listen_port"):
+        if declared.get(field) is None:
+            raise ServiceError("service %s: %s is missing" % (name, field))
+    values = {}
+    for field, value in declared.items():
+        if value is not None:
+            try:
+                values[field] = _typed(field, value)
+            except (TypeError, ValueError) as error:
+                raise ServiceError("service %s: %s: %s" % (name, field, error)) from error
+    service = Service(**values)
+    _check(name, service)
+    return service
+
+
+INTS = ("port", "listen_port", "min_replicas", "max_replicas", "max_concurrent", "start_seconds", "drain_seconds", "stop_seconds", "watch_seconds")
+LISTS = ("command", "secrets", "volumes")
+
+
+def _typed(field: str, value: Any) -> Any:
+    if field in INTS:
+        if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", str(value)):
+            raise ValueError("expected a whole number, not %s" % ascii(str(value)[:40]))
+        return int(value)
+    if field in ("cpus", "max_error_rate"):
+        return float(value)
+    if field in LISTS:
+        if isinstance(value, (str, Mapping)):
+            raise ValueError("expected a list")
+        return tuple(map(str, value))
+    if field == "environment":
+        if not isinstance(value, Mapping):
+            raise ValueError("expected a mapping of names to values")
+        return tuple(sorted((str(name), str(item)) for name, item in value.items()))
+    if field == "memory":
+        return format_size(parse_size(str(value)))
+    return str(value)
+
+
+def _check(name: str, service: Service) -> None:
+    if service.backend not in BACKENDS:
+        raise ServiceError("service %s: backend: expected one of %s, not %s" % (name, ", ".join(BACKENDS), ascii(service.backend[:40])))
+    if service.balance not in BALANCES:
+        raise ServiceError("service %s: balance: expected one of %s, not %s" % (name, ", ".join(BALANCES), ascii(service.balance[:40])))
+    if (service.balance == "hash") != (service.hash_header is not None):
+        raise ServiceError("service %s: balance hash and hash_header go together" % name)
+    if service.hash_header is not None and not HEADER.fullmatch(service.hash_header):
+        raise ServiceError("service %s: hash_header: %s is not the name of a header" % (name, ascii(service.hash_header[:40])))
+    if service.balance == "first" and service.max_concurrent is None:
+        raise ServiceError("service %s: balance first fills one replica before it takes the next, so it needs max_concurrent" % name)
+    for field in ("port", "listen_port"):
+        if not 0 < getattr(service, field) < 65536:
+            raise ServiceError("service %s: %s: %d is not a port" % (name, field, getattr(service, field)))
+    if not 1 <= service.min_replicas <= service.max_replicas <= 1000:
+        raise ServiceError("service %s: expected 1 <= min_replicas <= max_replicas <= 1000, not %d and %d" % (name, service.min_replicas, service.max_replicas))
+    if not 0 <= service.max_error_rate <= 1:
+        raise ServiceError("service %s: max_error_rate: expected a share from 0 to 1, not %g" % (name, service.max_error_rate))
+    try:
+        check_spec(container_spec(service, name, "%s-1" % name, "127.0.0.1", 20000))
+        check_limits(Limits(service.cpus, None if service.memory is None else parse_size(service.memory)))
+    except ContainerError as error:
+        raise ServiceError("service %s: %s" % (name, error)) from error
+
+
+def container_spec(service: Service, name: str, replica: str, address: str, port: int) -> Spec:
+    """Return what a replica's container is made from, published on a port of its host."""
+    bind = "127.0.0.1" if address in ("127.0.0.1", "localhost") else "0.0.0.0"
+    return Spec(
+        image=service.image,
+        command=service.command,
+        environment=service.environment,
+        secrets=service.secrets,
+        ports=("%s:%d:%d" % (bind, port, service.port),),
+        volumes=service.volumes,
+        gpus=service.gpus,
+        user=service.user,
+        labels=(("cloud.lepton.replica", replica), ("cloud.lepton.service", name)),
+        health_path=service.health_path,
+        health_port=service.port,
+    )
+
+
+def check_replicas(name: str, service: Service, replicas: int) -> int:
+    """Return a number of replicas if it is within the service's bounds, else raise ServiceError."""
+    if not service.min_replicas <= replicas <= service.max_replicas:
+        raise ServiceError(
+            "%s may have %d to %d replicas, not %d: its bounds stand in its declaration" % (name, service.min_replicas, service.max_replicas, replicas)
+        )
+    return replicas

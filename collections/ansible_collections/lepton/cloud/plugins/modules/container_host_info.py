@@ -1,0 +1,131 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read a host's containers, images and what is free for more."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: container_host_info
+short_description: Read the containers, images and free capacity of a host
+version_added: 0.2.0
+author:
+  - Lepton contributors (@lepton-cloud)
+description:
+  - Reports what the container engine of a host runs, which images it has, and what may still be given to containers.
+extends_documentation_fragment:
+  - lepton.cloud.attributes
+  - lepton.cloud.attributes.info_module
+  - lepton.cloud.engine
+options:
+  name:
+    description:
+      - Only this container.
+    type: str
+  log_lines:
+    description:
+      - Also read this many of the last lines that the container O(name) wrote.
+    type: int
+"""
+
+EXAMPLES = r"""
+- name: What runs here
+  lepton.cloud.container_host_info:
+  register: room
+"""
+
+RETURN = r"""
+engine:
+  description: The engine, and the hardware that it sees. Memory in bytes.
+  type: dict
+  returned: success
+  sample: {kind: docker, version: 20.10.24, cpus: 8, memory: 33554432000, architecture: amd64}
+containers:
+  description: The containers by name. Those with RV(containers[].owned=false) were not made by Lepton.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{name: chat-1, state: running, image: "models/chat:1", owned: true}]
+room:
+  description:
+    - What containers may have (after CPU overcommit and the memory reserve), have, and may still get. Memory in bytes.
+    - A container without a limit counts as nothing.
+  type: dict
+  returned: success
+  sample: {cpus: 32, cpus_free: 30, memory: 32480690176, memory_free: 30333206528}
+ports_free:
+  description: The lowest ports of O(port_range) that nobody listens on and no container would take.
+  type: list
+  elements: int
+  returned: success
+  sample: [20000, 20001]
+address:
+  description: The address under which load balancers reach published ports.
+  type: str
+  returned: success
+  sample: 10.0.0.7
+container_images:
+  description: The names of the engine's images.
+  type: list
+  elements: str
+  returned: success
+  sample: ["models/chat:1"]
+log:
+  description: The last lines that the container wrote, without escape sequences.
+  type: str
+  returned: when O(log_lines) is given
+  sample: ready
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._container import ContainerError, check_name
+from ..module_utils._engine import ports_in_use
+from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of
+from ..module_utils._units import parse_size
+
+MOST_PORTS = 256  # that are told
+
+
+def port_range(text: str) -> range:
+    first, _dash, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
+        raise ContainerError("port_range: %s is not a range of ports such as 20000-20999" % ascii(text[:40]))
+    return range(int(first), int(last) + 1)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=dict(ENGINE_OPTIONS, name={"type": "str"}, log_lines={"type": "int"}),
+        required_by={"log_lines": "name"},
+        supports_check_mode=True,
+    )
+    params = module.params
+    with engine_of(module) as engine:
+        everything = engine.containers()
+        facts = engine.info()
+        shown = everything if params["name"] is None else [item for item in everything if item.name == check_name(params["name"])]
+        memory = max(0, facts["memory"] - parse_size(params["memory_reserve"]))
+        cpus = facts["cpus"] * params["cpu_overcommit"]
+        taken = set(ports_in_use(everything))
+        result = {
+            "engine": facts,
+            "containers": [container_result(item) for item in shown],
+            "room": {
+                "cpus": cpus,
+                "cpus_free": max(0, cpus - sum(item.limits.cpus or 0 for item in everything)),
+                "memory": memory,
+                "memory_free": max(0, memory - sum(item.limits.memory or 0 for item in everything)),
+            },
+            "ports_free": [port for port in port_range(params["port_range"]) if port not in taken][:MOST_PORTS],
+            "address": params["address"],
+            "container_images": engine.images(),
+        }
+        if params["log_lines"] and shown:
+            result["log"] = engine.logs(params["name"], params["log_lines"])
+        module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

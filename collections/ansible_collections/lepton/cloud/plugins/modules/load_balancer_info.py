@@ -1,0 +1,102 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read a load balancer's services, servers and counters."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: load_balancer_info
+short_description: Read the services of a load balancer, with each server's state, sessions, rates, errors and latency
+version_added: 0.2.0
+author:
+  - Lepton contributors (@lepton-cloud)
+description:
+  - Reports what HAProxy itself says of its servers now, and whether its files agree with that.
+extends_documentation_fragment:
+  - lepton.cloud.attributes
+  - lepton.cloud.attributes.info_module
+  - lepton.cloud.balancer
+options:
+  name:
+    description:
+      - Only this service.
+    type: str
+"""
+
+EXAMPLES = r"""
+- name: What clients reach here
+  lepton.cloud.load_balancer_info:
+  register: table
+"""
+
+RETURN = r"""
+version:
+  description: HAProxy's version.
+  type: str
+  returned: success
+  sample: 2.6.12
+services:
+  description:
+    - The services by name, with what is wanted of each, its servers, and what was counted since HAProxy's last reload.
+    - Times are milliseconds, averages over the last 1024 requests. C(disagreement) says where a reload would change something.
+  type: list
+  elements: dict
+  returned: success
+  sample:
+    - name: chat
+      replicas: 1
+      image: models/chat:1
+      servers: [{name: chat-1, address: 127.0.0.1, port: 20000, weight: 100, state: ready, status: UP, sessions: 3, response_ms: 12}]
+      disagreement: []
+foreign:
+  description: The backends of this HAProxy that were not made by Lepton, with the names of their servers.
+  type: dict
+  returned: success
+  sample: {intranet: [wiki-1]}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._balancer import Entry, agreement
+from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result
+
+COUNTED = ("sessions", "queued", "rate", "requests", "http_2xx", "http_4xx", "http_5xx", "connection_errors", "response_errors", "retries")
+SERVER_COUNTED = (*COUNTED, "status", "queue_ms", "connect_ms", "response_ms", "total_ms", "check", "last_check")
+
+
+def service_result(entry: Entry, running: dict, rows: list) -> dict:
+    """Return one service with its servers and counters."""
+    counted = {row["name"]: row for row in rows}
+    servers = []
+    for server in running.values():
+        row = counted.get(server.name, {})
+        shown = {"name": server.name, "address": server.address, "port": server.port, "weight": server.weight, "state": server.state}
+        servers.append(dict(shown, **{field: row[field] for field in SERVER_COUNTED if field in row}))
+    total = counted.get("BACKEND", {})
+    return dict(
+        entry_result(entry),
+        servers=servers,
+        counters={field: total[field] for field in COUNTED if field in total},
+        disagreement=agreement(entry, running),
+    )
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=dict(BALANCER_OPTIONS, name={"type": "str"}), supports_check_mode=True)
+    name = module.params["name"]
+    with balancer_of(module) as balancer:
+        entries = balancer.entries()
+        running, rows = balancer.servers(), balancer.statistics()
+        ours = {entry.name for entry in entries}
+        module.exit_json(
+            changed=False,
+            version=balancer.version(),
+            services=[service_result(entry, running.get(entry.name, {}), rows.get(entry.name, [])) for entry in entries if name in (None, entry.name)],
+            foreign={backend: sorted(servers) for backend, servers in running.items() if backend not in ours},
+        )
+
+
+if __name__ == "__main__":
+    main()

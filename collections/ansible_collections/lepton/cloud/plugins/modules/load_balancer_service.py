@@ -1,0 +1,162 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Lepton contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Manage services at a load balancer."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: load_balancer_service
+short_description: Manage a service at a load balancer, the address that clients reach, and keep what is wanted of it
+version_added: 0.2.0
+author:
+  - Lepton contributors (@lepton-cloud)
+description:
+  - Writes a service's frontend and backend into a configuration file of its own, lets HAProxy check it, and reloads HAProxy without
+    losing a connection where a reload is needed.
+  - What is wanted of the service, its declaration and its number of replicas, is kept in the same file. So a replica that has died is
+    a difference to mend, and not a smaller wish.
+  - Its servers are M(lepton.cloud.load_balancer_server)'s, and stay as they are.
+extends_documentation_fragment:
+  - lepton.cloud.attributes
+  - lepton.cloud.balancer
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  name:
+    description:
+      - The service's name.
+    type: str
+    required: true
+  state:
+    description:
+      - V(absent) removes it. One that still has servers is left alone, unless all of them are down.
+    type: str
+    choices: [present, absent]
+    default: present
+  declaration:
+    description:
+      - What the service is, as C(lepton_services) of the inventory declares it. Needed to create.
+    type: dict
+  replicas:
+    description:
+      - How many replicas are wanted.
+    type: int
+seealso:
+  - module: lepton.cloud.load_balancer_server
+"""
+
+EXAMPLES = r"""
+- name: An address for the chat model
+  lepton.cloud.load_balancer_service:
+    name: chat
+    replicas: 2
+    declaration:
+      image: models/chat:1
+      port: 8080
+      listen_port: 8000
+"""
+
+RETURN = r"""
+service:
+  description: What is wanted of the service after the change, or as it is in check mode. Null when there is none.
+  type: dict
+  returned: success
+  sample: {name: chat, replicas: 2, image: "models/chat:1", port: 8080, listen_port: 8000}
+changes:
+  description: The fields that differ, from what to what.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{field: replicas, before: 1, after: 2, effective: now}]
+reloaded:
+  description: Whether HAProxy was reloaded, or would be in check mode.
+  type: bool
+  returned: success
+  sample: false
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._balancer import BalancerError, Entry, plan_entry, render
+from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result, lock_dir
+from ..module_utils._haproxy import Balancer, proxies
+from ..module_utils._host_lock import host_lock
+from ..module_utils._node import Change
+from ..module_utils._service import check_name, read_service
+
+LOCK_SECONDS = 20
+
+
+def remove(balancer: Balancer, entry: Entry, *, check: bool) -> list:
+    """Remove a service that nobody serves any more, and return what that changes."""
+    rows = balancer.statistics().get(entry.name, [])
+    serving = sorted(row["name"] for row in rows if row["name"] not in ("FRONTEND", "BACKEND") and not row["status"].startswith("DOWN"))
+    if serving:
+        raise BalancerError("%s still has servers, so it is not removed: %s" % (entry.name, ", ".join(serving)))
+    if not check:
+        balancer.remove(entry.name)
+        balancer.reload()
+    return [Change("service", "present", "absent"), Change("replicas", entry.replicas, None)]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=dict(
+            BALANCER_OPTIONS,
+            name={"type": "str", "required": True},
+            state={"type": "str", "choices": ["present", "absent"], "default": "present"},
+            declaration={"type": "dict"},
+            replicas={"type": "int"},
+        ),
+        supports_check_mode=True,
+    )
+    params, check = module.params, module.check_mode
+    with balancer_of(module) as balancer:
+        name = check_name(params["name"])
+        service = None if params["declaration"] is None else read_service(name, params["declaration"])
+
+        def work() -> tuple:
+            entry = balancer.entry(name)
+            if params["state"] == "absent":
+                return ([], False, None) if entry is None else (remove(balancer, entry, check=check), True, entry if check else None)
+            if entry is None and name in balancer.servers():
+                raise BalancerError(
+                    "this load balancer has a backend %s that was not made by Lepton, so it is left alone: adopt it, or choose another name" % name
+                )
+            wanted, changes = plan_entry(entry, name, service, params["replicas"])
+            text = render(wanted, balancer.listen_address)
+            reload = entry is None or proxies(render(entry, balancer.listen_address)) != proxies(text)
+            if check:
+                return changes, bool(changes) and reload, entry
+            if changes and balancer.write(wanted):
+                try:
+                    balancer.reload()
+                except BalancerError:
+                    # What does not come into effect is not kept either.
+                    balancer.remove(name) if entry is None else balancer.write(entry)
+                    raise
+            return changes, bool(changes) and reload, wanted
+
+        if check:
+            changes, reloaded, entry = work()
+        else:
+            with host_lock(lock_dir(module), "load_balancer", LOCK_SECONDS):
+                changes, reloaded, entry = work()
+        module.exit_json(
+            changed=bool(changes),
+            diff={"before": {change.field: change.before for change in changes}, "after": {change.field: change.after for change in changes}},
+            changes=[change._asdict() for change in changes],
+            reloaded=reloaded,
+            service=None if entry is None else entry_result(entry),
+        )
+
+
+if __name__ == "__main__":
+    main()
