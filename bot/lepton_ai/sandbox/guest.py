@@ -26,7 +26,8 @@ MODULES = (
 SCRIPTS = {"init": "init", "udhcpc.script": "udhcpc.script", "status": "www/cgi-bin/status", "fill": "www/cgi-bin/fill"}
 
 
-def _run(*command: str, cwd: Path | None = None) -> str:
+def run_program(*command: str, cwd: Path | None = None) -> str:
+    """Run a program and return what it printed; raise LeptonError with what it said when it is missing or fails."""
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
@@ -37,15 +38,16 @@ def _run(*command: str, cwd: Path | None = None) -> str:
 
 
 def _kernel_package() -> str:
-    for line in _run("apt-cache", "depends", KERNEL_META_PACKAGE).splitlines():
+    for line in run_program("apt-cache", "depends", KERNEL_META_PACKAGE).splitlines():
         word, _, package = line.strip().partition(": ")
         if word == "Depends" and package.startswith("linux-image-"):
             return package
     raise LeptonError(f"{KERNEL_META_PACKAGE} names no kernel package", hint="run apt-get update once")
 
 
-def _cache_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lepton" / "guest"
+def cache_root(what: str) -> Path:
+    """Return the folder in which the sandbox keeps what it has built, by kind."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lepton" / what
 
 
 def _digest(package: str) -> str:
@@ -61,7 +63,7 @@ def build_guest() -> Path:
     Raises `LeptonError` with what to install when a needed program or package is missing.
     """
     package = _kernel_package()
-    image = _cache_root() / _digest(package)
+    image = cache_root("guest") / _digest(package)
     if (image / "cmdline").exists():
         return image
     busybox = shutil.which("busybox")
@@ -70,8 +72,8 @@ def build_guest() -> Path:
     image.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=image.parent) as scratch:
         work = Path(scratch)
-        _run("apt-get", "download", package, cwd=work)
-        _run("dpkg", "-x", str(next(work.glob("*.deb"))), str(work / "kernel"))
+        run_program("apt-get", "download", package, cwd=work)
+        run_program("dpkg", "-x", str(next(work.glob("*.deb"))), str(work / "kernel"))
         root = work / "root"
         for folder in ("bin", "modules", "www/cgi-bin"):
             (root / folder).mkdir(parents=True)
@@ -84,7 +86,7 @@ def build_guest() -> Path:
             (root / target).chmod(0o755)
         built = work / "image"
         built.mkdir()
-        _run("sh", "-c", f"find . | cpio --quiet -o -H newc -R 0:0 | gzip -1 > '{built}/initrd.img'", cwd=root)
+        run_program("sh", "-c", f"find . | cpio --quiet -o -H newc -R 0:0 | gzip -1 > '{built}/initrd.img'", cwd=root)
         shutil.copy2(next((work / "kernel" / "boot").glob("vmlinuz-*")), built / "vmlinuz")
         (built / "cmdline").write_text("console=ttyS0 quiet\n")
         shutil.rmtree(image, ignore_errors=True)

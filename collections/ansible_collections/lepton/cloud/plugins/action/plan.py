@@ -21,20 +21,20 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("operation", "arguments", "group", "answers"))
+    _VALID_ARGS = frozenset(("operation", "arguments", "answers", "declared"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         args = self._task.args
-        answers = answers_of(variables, args["group"], args["answers"])
+        answers = {group: answers_of(variables, group, registered) for group, registered in args["answers"].items()}
         approved = variables.get(APPROVED)
         try:
             steps = None if approved is None else check_plan(approved)
             if steps is not None and self._task.check_mode:
                 result.update(changed=False, steps=steps)
                 return result
-            plan = make_plan(args["operation"], args["arguments"], answers)
+            plan = make_plan(args["operation"], args["arguments"], answers, args.get("declared") or {})
             if steps is not None and plan["digest"] != approved["digest"]:
                 raise StepError("what would be planned now is not what was approved, so nothing was done: ask again for a new plan")
         except StepError as error:

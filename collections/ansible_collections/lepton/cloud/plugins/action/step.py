@@ -7,53 +7,73 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._steps import PREFIX, unmet
-
-LEFT = "lepton_steps_left"  # a fact of a host on which a step was found not done
+from ..module_utils._steps import NOTHING, StepError, due, noted, options_of, unmet
 
 
 class ActionModule(ActionBase):
-    """Answers what the step's module answers. In check mode it only says what is left to do of the step."""
+    """Answers what the step's module answers, and `outcomes` for the next step. In check mode it only says what is left to do."""
 
     TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("step", "outcomes"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        args = dict(self._task.args)
-        step = args.pop("step")
-        if not str(step["module"]).startswith(PREFIX):
-            raise AnsibleActionFail("a step may only call modules of lepton.cloud, not %s" % step["module"])
+        step, variables = self._task.args["step"], task_vars or {}
+        outcomes = {**NOTHING, **(self._task.args.get("outcomes") or {})}
+        try:
+            options = variables["hostvars"][step["host"]].get(options_of(step)) or {}
+        except StepError as error:
+            raise AnsibleActionFail(str(error)) from error
         if self._task.check_mode:
-            return self._look(step, args, task_vars or {})
-        seen = self._module(step, args, task_vars, check=True)
-        if seen.get("failed"):
-            return seen
-        trouble = unmet(step, seen.get("diff") or {})
-        if trouble:
-            raise AnsibleActionFail("%s: %s. Neither this step nor any after it was done" % (step["title"], trouble))
-        return self._module(step, args, task_vars, check=False)
+            return self._look(step, options, variables, outcomes)
+        if not due(step, outcomes):
+            return {"skipped": True, "skip_reason": "not needed after what came of the steps before", "outcomes": outcomes}
+        answered = self._do(step, options, variables)
+        trouble = str(answered.get("msg") or "it failed without a message") if answered.get("failed") else ""
+        answered["outcomes"] = noted(step, outcomes, trouble)
+        return answered
 
-    def _look(self, step: dict[str, Any], defaults: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Answer what is left to do of the step. Once one is not done, neither is any after it."""
-        earlier = any(variables["hostvars"][host].get("ansible_facts", {}).get(LEFT) for host in variables["groups"]["all"])
-        if not earlier:
-            seen = self._module(step, defaults, variables, check=True)
-            if not seen.get("failed") and not seen.get("changed"):
+    def _do(self, step: dict[str, Any], options: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        if step["before"] or step["after"]:
+            seen = self._module(step, options, variables, check=True)
+            if seen.get("failed"):
                 return seen
+            trouble = unmet(step, seen.get("diff") or {})
+            if trouble:
+                return {"failed": True, "msg": "%s: %s. It was not done" % (step["title"], trouble)}
+        return self._module(step, options, variables, check=False)
+
+    def _look(self, step: dict[str, Any], options: dict[str, Any], variables: dict[str, Any], outcomes: dict[str, Any]) -> dict[str, Any]:
+        """Answer what is left to do of the step. Once one is not done, neither is any after it."""
+        if not (step["before"] or step["after"]):
+            return {"skipped": True, "outcomes": outcomes}
+        if not outcomes.get("left"):
+            seen = self._module(step, options, variables, check=True)
+            if not seen.get("failed") and not seen.get("changed"):
+                return {**seen, "outcomes": outcomes}
         before, after = step["before"], step["after"]
         fields = [{"field": field, "before": before.get(field), "after": after.get(field)} for field in {**before, **after}]
         changes = [dict(change, effective="now") for change in fields]
-        return {"changed": True, "changes": changes, "diff": {"before": before, "after": after}, "ansible_facts": {LEFT: True}}
+        return {"changed": True, "changes": changes, "diff": {"before": before, "after": after}, "outcomes": {**outcomes, "left": True}}
 
-    def _module(self, step: dict[str, Any], defaults: dict[str, Any], task_vars: dict[str, Any] | None, *, check: bool) -> dict[str, Any]:
-        """Call the step's module with the host's own options (`defaults`, from module_defaults) and its arguments."""
+    def _module(self, step: dict[str, Any], options: dict[str, Any], variables: dict[str, Any], *, check: bool) -> dict[str, Any]:
+        """Call the step's module with the options that its kind has on this host, and its arguments."""
+        args = {**options, **step["args"]}
+        if "secrets" in args:
+            known = variables["hostvars"][step["host"]].get("lepton_secrets") or {}
+            missing = sorted(name for name in args["secrets"] if name not in known)
+            if missing:
+                return {"failed": True, "msg": "lepton_secrets of %s has no %s" % (step["host"], ", ".join(missing))}
+            args["secrets"] = {name: known[name] for name in args["secrets"]}
         before = self._task.check_mode
         self._task.check_mode = check
         try:
-            answered: dict[str, Any] = self._execute_module(module_name=step["module"], module_args={**defaults, **step["args"]}, task_vars=task_vars)
+            answered: dict[str, Any] = self._execute_module(module_name=step["module"], module_args=args, task_vars=variables)
+        except AnsibleConnectionFailure as error:
+            return {"failed": True, "msg": "%s is not reachable: %s" % (step["host"], error)}
         finally:
             self._task.check_mode = before
         return answered

@@ -49,12 +49,16 @@ class Server:
 
 @dataclass(frozen=True)
 class Entry:
-    """A service's file: what is wanted, and the servers that the next reload would bring."""
+    """A service's file: what is wanted, and the servers that the next reload would bring.
+
+    `version` counts the changes of what is wanted: of two load balancers that differ, the higher one is right.
+    """
 
     name: str
     service: Service
     replicas: int
     servers: tuple[Server, ...] = ()
+    version: int = 1
 
 
 def balance_line(service: Service) -> list[str]:
@@ -73,7 +77,7 @@ def server_words(server: Server, service: Service) -> str:
 def render(entry: Entry, listen_address: str) -> str:
     """Return the file of a service."""
     service = entry.service
-    wanted = json.dumps({"replicas": entry.replicas, "service": service.to_fields()}, sort_keys=True, separators=(",", ":"))
+    wanted = json.dumps({"replicas": entry.replicas, "service": service.to_fields(), "version": entry.version}, sort_keys=True, separators=(",", ":"))
     lines = [
         MARK + wanted,
         "# Written by lepton.cloud; what is changed here by hand is lost.",
@@ -106,7 +110,7 @@ def read_entry(name: str, text: str) -> Entry | None:
     try:
         wanted = json.loads(first[len(MARK) :])
         service = read_service(name, wanted["service"])
-        replicas = int(wanted["replicas"])
+        replicas, version = int(wanted["replicas"]), int(wanted["version"])
     except (ValueError, KeyError, TypeError, ServiceError) as error:
         raise BalancerError("the file of service %s at the load balancer cannot be read: %s" % (name, error)) from error
     servers = []
@@ -115,7 +119,7 @@ def read_entry(name: str, text: str) -> Entry | None:
         state = "maint" if line["rest"].endswith(" disabled") else "ready"
         number = int(weight.group(1)) if weight else FULL_WEIGHT
         servers.append(Server(line["name"], line["address"], int(line["port"]), number, "drain" if number == 0 and state == "ready" else state))
-    return Entry(name, service, replicas, tuple(servers))
+    return Entry(name, service, replicas, tuple(servers), version)
 
 
 def read_servers(table: str) -> dict[str, dict[str, Server]]:
@@ -129,7 +133,7 @@ def read_servers(table: str) -> dict[str, dict[str, Server]]:
         words = line.split()
         if line.startswith("#") or len(words) < len(header):
             continue
-        row = dict(zip(header, words))
+        row = dict(zip(header, words))  # noqa: B905 -- Python 3.9 has no strict
         bits = int(row["srv_admin_state"])
         weight = int(row["srv_uweight"])
         state = "maint" if bits & MAINT_BITS else "drain" if bits & DRAIN_BITS or weight == 0 else "ready"
@@ -158,7 +162,8 @@ def read_statistics(table: str) -> dict[str, list[dict[str, Any]]]:
                 "sessions": number("scur"),
                 "queued": number("qcur"),
                 "rate": number("req_rate") if row["svname"] == "FRONTEND" else number("rate"),
-                "requests": number("req_tot"),
+                # HAProxy counts requests of proxies, and of servers what they have answered.
+                "requests": number("req_tot") or sum(number("hrsp_" + kind) for kind in ("1xx", "2xx", "3xx", "4xx", "5xx", "other")),
                 "connection_errors": number("econ"),
                 "response_errors": number("eresp"),
                 "retries": number("wretr"),
@@ -278,30 +283,42 @@ def _in_words(server: Server) -> str:
     return "%s:%d weight %d %s" % (server.address, server.port, server.weight, server.state)
 
 
-def plan_entry(entry: Entry | None, name: str, service: Service | None, replicas: int | None) -> tuple[Entry | None, list[Change]]:
-    """Return the entry that is wanted and the fields that change. Without `service`, the one that is kept stays."""
-    if service is None and entry is None:
-        raise BalancerError("there is no service %s at this load balancer, and to create it its declaration is needed" % name)
-    wanted_service = service or (entry.service if entry is not None else None)
-    assert wanted_service is not None
-    wanted = Entry(
-        name, wanted_service, entry.replicas if replicas is None and entry is not None else replicas or 0, entry.servers if entry is not None else ()
-    )
-    before: dict[str, Any] = {} if entry is None else dict(entry.service.to_fields(), replicas=entry.replicas)
+def plan_entry(entry: Entry | None, name: str, *, service: Service | None, replicas: int | None, version: int | None) -> tuple[Entry, list[Change]]:
+    """Return the entry that is wanted and the fields that change; None means as it is. Every change is a new version."""
+    if entry is None:
+        if service is None:
+            raise BalancerError("there is no service %s at this load balancer, and to create it its declaration is needed" % name)
+        entry, before = Entry(name, service, replicas or 0, (), 0), {}
+        changes = [Change("service", "absent", "present")]
+    else:
+        before, changes = dict(entry.service.to_fields(), replicas=entry.replicas), []
+    wanted = replace(entry, service=service or entry.service, replicas=entry.replicas if replicas is None else replicas)
     after = dict(wanted.service.to_fields(), replicas=wanted.replicas)
-    changes = [Change("service", "absent", "present")] if entry is None else []
     changes += [Change(field, before.get(field), after.get(field)) for field in sorted({**before, **after}) if before.get(field) != after.get(field)]
+    if version is not None and version != entry.version and not changes:
+        changes.append(Change("version", entry.version, version))
+    if changes:
+        wanted = replace(wanted, version=entry.version + 1 if version is None else version)
     return wanted, changes
 
 
-def weights(response_ms: Mapping[str, float]) -> dict[str, int]:
-    """Return weights in proportion to what each server gets done: the inverse of the time it needs for a request.
+def failing(name: str, before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]], allowed: float) -> str:
+    """Return what is wrong with a server by its answers between two counts of its backend's rows, "" when nothing.
 
-    `response_ms` is measured under load, by server; one that has not answered yet (0) counts as the quickest. The quickest gets
-    the full weight, and none less than a tenth, so that each goes on being measured.
+    Its share of errors may be `allowed` above that of the other servers meanwhile: what hits all of them is not its fault.
     """
-    known = [value for value in response_ms.values() if value > 0]
-    if not known:
-        return dict.fromkeys(response_ms, FULL_WEIGHT)
-    quickest = min(known)
-    return {name: max(FULL_WEIGHT // 10, round(FULL_WEIGHT * quickest / value)) if value > 0 else FULL_WEIGHT for name, value in response_ms.items()}
+    earlier = {row["name"]: row for row in before}
+    counts = {"own": [0, 0], "others": [0, 0]}
+    for row in after:
+        if row["name"] in ("FRONTEND", "BACKEND"):
+            continue
+        first = earlier.get(row["name"], {})
+        sums = counts["own" if row["name"] == name else "others"]
+        sums[0] += row["requests"] - first.get("requests", 0)
+        sums[1] += sum(row[field] - first.get(field, 0) for field in ("http_5xx", "response_errors"))
+    (requests, errors), (other_requests, other_errors) = counts["own"], counts["others"]
+    rate = min(1.0, errors / requests) if requests else float(errors > 0)
+    others = min(1.0, other_errors / other_requests) if other_requests else 0.0
+    if rate <= others + allowed:
+        return ""
+    return "%d of its %d answers were errors (%.0f %%, allowed are %.0f %%)" % (errors, requests, 100 * rate, 100 * (others + allowed))

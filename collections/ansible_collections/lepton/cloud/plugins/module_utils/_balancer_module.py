@@ -43,4 +43,4 @@ def balancer_of(module: AnsibleModule) -> Iterator[Balancer]:
 
 def entry_result(entry: Entry) -> dict[str, Any]:
     """Return a service as every module reports it."""
-    return dict(entry.service.to_fields(), name=entry.name, replicas=entry.replicas)
+    return {"name": entry.name, "replicas": entry.replicas, "version": entry.version, "declaration": entry.service.to_fields()}

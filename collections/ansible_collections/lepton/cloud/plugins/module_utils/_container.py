@@ -230,7 +230,7 @@ def make_plan(wish: Wish, found: Container | None, image_id: str | None, *, asid
     if found is not None and found.spec is None:
         raise ContainerError("%s exists on this host but was not made by Lepton, so it is left alone: adopt it, or choose another name" % wish.name)
     if wish.state == "absent":
-        return _removal(wish, found, aside=aside)
+        return _removal(found, aside=aside)
     if found is None and aside:
         # Cut short between the two: what was there before comes back first, and is then compared as ever.
         raise AssertionError("the caller puts back what was set aside")
@@ -250,7 +250,7 @@ def make_plan(wish: Wish, found: Container | None, image_id: str | None, *, asid
     return _adjustment(wish, found, limits, aside=aside)
 
 
-def _removal(wish: Wish, found: Container | None, *, aside: bool) -> Plan:
+def _removal(found: Container | None, *, aside: bool) -> Plan:
     if found is None and not aside:
         return Plan()
     changes = [] if found is None else [Change("state", found.state, "absent"), Change("image", found.image, None)]
@@ -324,7 +324,7 @@ def _spec_change(field: str, before: Any, after: Any) -> Change:
 
 def _shown(value: Any) -> Any:
     if isinstance(value, tuple):
-        return {name: item for name, item in value} if value and isinstance(value[0], tuple) else list(value)
+        return dict(value) if value and isinstance(value[0], tuple) else list(value)
     return value
 
 

@@ -89,11 +89,8 @@ def _limits_of(host: Mapping[str, Any]) -> Limits:
 
 
 def _published(host: Mapping[str, Any]) -> tuple[str, ...]:
-    found = []
-    for inside, bindings in (host.get("PortBindings") or {}).items():
-        for binding in bindings or ():
-            found.append("%s:%s:%s" % (binding.get("HostIp") or "0.0.0.0", binding.get("HostPort", ""), inside.partition("/")[0]))
-    return tuple(sorted(found))
+    bindings = ((inside.partition("/")[0], item) for inside, items in (host.get("PortBindings") or {}).items() for item in items or ())
+    return tuple(sorted("%s:%s:%s" % (item.get("HostIp") or "0.0.0.0", item.get("HostPort", ""), inside) for inside, item in bindings))
 
 
 class Engine:
@@ -137,10 +134,12 @@ class Engine:
         found: dict[str, Any] = json.loads(ran.out)[0]
         return found
 
-    def images(self) -> list[str]:
-        """Return the names of the images of this engine."""
-        lines = self._ask("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
-        return sorted({line.removeprefix("localhost/") for line in lines if "<none>" not in line})
+    def image_ids(self) -> dict[str, str]:
+        """Return the images of this engine, by name."""
+        lines = self._ask("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if "<none>" not in line)
+        # Podman writes localhost before an image without a registry.
+        return {name.removeprefix("localhost/"): image_id for name, image_id in sorted(pairs)}
 
     def info(self) -> dict[str, Any]:
         """Return the engine's {kind, version, cpus, memory, architecture}."""
@@ -173,7 +172,7 @@ class Engine:
         """Fetch an image from its registry."""
         ran = self._try("pull", "--quiet", image, seconds=PULL_SECONDS)
         if ran.code:
-            known = ", ".join(self.images()[:20]) or "none"
+            known = ", ".join(list(self.image_ids())[:20]) or "none"
             raise ContainerError("the image %s is not here, and could not be pulled: %s. Images here: %s" % (image, _last(ran.trouble), known))
 
     def check_architecture(self, image: str) -> None:
@@ -272,7 +271,7 @@ class Engine:
 
     def _must_run(self, name: str) -> None:
         found = self.container(name)
-        if found is not None and not found.running:
+        if found is not None and found.state not in ("running", "paused"):
             raise ContainerError("%s ended at once with code %d%s" % (name, found.exit_code, self._last_words(name)))
 
     def wait_healthy(self, name: str, spec: Spec, seconds: float) -> None:

@@ -11,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
+from dataclasses import replace
 from typing import Any
 
 from ._balancer import BalancerError, Entry, Plan, Server, agreement, read_entry, read_servers, read_statistics, render, server_words
@@ -194,7 +195,7 @@ class Balancer:
     def apply_server(self, entry: Entry, name: str, plan: Plan, *, drain_seconds: float) -> None:
         """Do a server's plan. When its sessions do not end in time it is as it was before, and BalancerError says how many are left."""
         assert plan.servers is not None
-        after = Entry(entry.name, entry.service, entry.replicas, plan.servers)
+        after = replace(entry, servers=plan.servers)
         wanted = next((server for server in plan.servers if server.name == name), None)
         before = self.servers().get(entry.name, {}).get(name)
         if plan.file_first:

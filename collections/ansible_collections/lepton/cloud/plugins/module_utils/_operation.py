@@ -17,13 +17,16 @@ from typing import Any, Mapping
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ._node import NodeError, check_name
+from ._container import check_image
+from ._container import check_name as check_container
+from ._node import check_name
+from ._service import check_name as check_service
 from ._units import format_size, parse_size
 
 RISKS = ("read", "change", "destroy")
 PLANS = ("check", "planner", "none")
 RERUNS = ("safe", "never")
-KINDS = ("node", "host", "image", "size", "new_node")
+KINDS = ("node", "host", "image", "size", "new_node", "service", "new_service", "container", "new_container", "container_image")
 TYPES = ("str", "int", "float", "bool", "list", "dict", "path")
 LEPTON_KEYS = frozenset({"risk", "locks", "targets", "plan", "rerun", "timeout", "kinds", "positional", "per_host", "undo"})
 RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
@@ -184,7 +187,7 @@ def check_arguments(spec: Spec, given: Mapping[str, Any]) -> tuple[dict[str, Any
         if arguments.get(name) is not None:
             try:
                 arguments[name] = _of_kind(kind, arguments[name])
-            except (NodeError, ValueError) as error:
+            except ValueError as error:
                 problems.append(Problem(name, str(error)))
     return ({}, problems) if problems else (arguments, [])
 
@@ -241,6 +244,12 @@ def _of_kind(kind: str, value: str) -> str:
         return format_size(parse_size(value))
     if kind in ("node", "new_node"):
         return check_name(value)
+    if kind in ("service", "new_service"):
+        return check_service(value)
+    if kind in ("container", "new_container"):
+        return check_container(value)
+    if kind == "container_image":
+        return check_image(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", value):
         raise ValueError("%s is not the name of %s %s" % (ascii(value[:40]), "an" if kind == "image" else "a", kind))
     return value

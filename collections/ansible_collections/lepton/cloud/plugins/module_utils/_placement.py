@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Collection, Mapping, NamedTuple
 
 from ._units import format_size
 
@@ -64,3 +64,28 @@ def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapp
         raise PlacementError("no host has room for %d vCPUs and %s: %s" % (vcpus, format_size(memory), shown or "no host answered"))
     best = min(fitting, key=lambda name: (-rooms[name]["memory_free"], name))
     return best, "most free memory: %s of %d hosts with room" % (format_size(rooms[best]["memory_free"] // MIB * MIB), len(fitting))
+
+
+class Room(NamedTuple):
+    """What a host has free for containers. Memory in bytes; `ports` can be published on `address`."""
+
+    cpus: float
+    memory: int
+    ports: tuple[int, ...]
+    address: str
+
+
+def place_replica(rooms: Mapping[str, Room], *, cpus: float, memory: int, counts: Mapping[str, int], having: Collection[str]) -> str:
+    """Return the host for one more replica of a service, of those that have room for it.
+
+    `counts` is how many replicas each host has already, `having` the hosts that have the image. The fewest replicas first, then the
+    hosts that need not fetch the image, then most free memory; ties go to the first name.
+    """
+    fitting = [host for host, room in rooms.items() if room.cpus >= cpus and room.memory >= memory and room.ports]
+    if not fitting:
+        shown = "; ".join(
+            "%s has %g CPUs, %s and %d ports free" % (host, room.cpus, format_size(room.memory // MIB * MIB), len(room.ports))
+            for host, room in sorted(rooms.items())
+        )
+        raise PlacementError("no host has room for a replica with %g CPUs and %s: %s" % (cpus, format_size(memory), shown or "no container host answered"))
+    return min(fitting, key=lambda host: (counts.get(host, 0), host not in having, -rooms[host].memory, host))

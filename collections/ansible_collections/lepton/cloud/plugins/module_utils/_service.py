@@ -9,6 +9,8 @@ a declaration with a number of replicas, is kept by every load balancer of the s
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Mapping
@@ -63,7 +65,7 @@ class Service:
 
 def _shown(value: Any) -> Any:
     if isinstance(value, tuple):
-        return {name: item for name, item in value} if value and isinstance(value[0], tuple) else list(value)
+        return dict(value) if value and isinstance(value[0], tuple) else list(value)
     return value
 
 
@@ -144,13 +146,23 @@ def _check(name: str, service: Service) -> None:
     if not 0 <= service.max_error_rate <= 1:
         raise ServiceError("service %s: max_error_rate: expected a share from 0 to 1, not %g" % (name, service.max_error_rate))
     try:
-        check_spec(container_spec(service, name, "%s-1" % name, "127.0.0.1", 20000))
+        check_spec(container_spec(service, name, "127.0.0.1", 20000))
         check_limits(Limits(service.cpus, None if service.memory is None else parse_size(service.memory)))
     except ContainerError as error:
         raise ServiceError("service %s: %s" % (name, error)) from error
 
 
-def container_spec(service: Service, name: str, replica: str, address: str, port: int) -> Spec:
+# What a replica's container is made from: where one of these differs, another container is needed.
+REVISED = ("image", "port", "command", "environment", "secrets", "volumes", "gpus", "user", "health_path")
+
+
+def revision(service: Service) -> str:
+    """Return what tells replicas of one declaration from those of another."""
+    content = json.dumps([getattr(service, field) for field in REVISED], separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def container_spec(service: Service, name: str, address: str, port: int) -> Spec:
     """Return what a replica's container is made from, published on a port of its host."""
     bind = "127.0.0.1" if address in ("127.0.0.1", "localhost") else "0.0.0.0"
     return Spec(
@@ -162,7 +174,7 @@ def container_spec(service: Service, name: str, replica: str, address: str, port
         volumes=service.volumes,
         gpus=service.gpus,
         user=service.user,
-        labels=(("cloud.lepton.replica", replica), ("cloud.lepton.service", name)),
+        labels=(("cloud.lepton.revision", revision(service)), ("cloud.lepton.service", name)),
         health_path=service.health_path,
         health_port=service.port,
     )

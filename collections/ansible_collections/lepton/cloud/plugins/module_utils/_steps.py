@@ -14,26 +14,39 @@ import json
 from typing import Any, Callable, Mapping, Sequence
 
 from ._placement import PlacementError, locate
+from ._rollout import balance_service, create_service, delete_service, reconcile_service, scale_service, update_service
+from ._service import ServiceError
 from ._units import format_size, parse_size
 
-# {title, host, module, args, before, after}: one module call on one host, and the fields that it must find and bring about.
+# {title, host, module, args, before, after}: one module call on one host, and the fields that it must find and bring about. Optional:
+# group: steps that belong together; one that fails ends those that follow of its group, where `stops` is "all" every step that follows
+# undo: done only where its group was begun and failed, or was begun before everything was stopped
+# needs_all: done only where nothing at all has failed
 Step = dict[str, Any]
-Answers = Mapping[str, Mapping[str, Any]]
+Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by group of hosts and host
+Planner = Callable[[Mapping[str, Any], Answers, Mapping[str, Any]], list[Step]]
 PREFIX = "lepton.cloud."
+# In which variable of a host the options stand that all modules of a kind share.
+OPTIONS = {
+    "virtual_node": "lepton_host",
+    "model_container": "lepton_engine",
+    "load_balancer_server": "lepton_balancer",
+    "load_balancer_service": "lepton_balancer",
+}
 
 
 class StepError(ValueError):
     """A plan that cannot be made, or must not be done; the text says why."""
 
 
-def make_plan(operation: str, arguments: Mapping[str, Any], answers: Answers) -> dict[str, Any]:
-    """Return the plan of an operation, {steps, digest}, from what every host answered."""
+def make_plan(operation: str, arguments: Mapping[str, Any], answers: Answers, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan of an operation, {steps, digest}, from what every host answered and what the inventory declares."""
     planner = PLANNERS.get(operation)
     if planner is None:
         raise StepError("there is no planner for %s, only for %s" % (operation, ", ".join(sorted(PLANNERS))))
     try:
-        steps = planner(arguments, answers)
-    except PlacementError as error:
+        steps = planner(arguments, answers, declared)
+    except (PlacementError, ServiceError) as error:
         raise StepError(str(error)) from error
     return {"steps": steps, "digest": digest(steps)}
 
@@ -49,9 +62,51 @@ def check_plan(plan: Any) -> list[Step]:
     if not isinstance(steps, (list, tuple)) or digest(steps) != plan.get("digest"):
         raise StepError("the plan that was handed in is not as it was made (something in it was masked or cut): it cannot be done as approved")
     for step in steps:
-        if not str(step["module"]).startswith(PREFIX):
-            raise StepError("a step may only call modules of lepton.cloud, not %s" % step["module"])
+        options_of(step)
     return list(steps)
+
+
+def options_of(step: Step) -> str:
+    """Return the variable with the options that a step's module shares with others; raise StepError for a module that is no step's."""
+    module = str(step["module"])
+    name = OPTIONS.get(module[len(PREFIX) :]) if module.startswith(PREFIX) else None
+    if name is None:
+        raise StepError("a step may only call %s of lepton.cloud, not %s" % (", ".join(sorted(OPTIONS)), ascii(module[:80])))
+    return name
+
+
+# What came of the steps so far, as it is handed from one to the next.
+Outcomes = dict[str, Any]
+NOTHING: Outcomes = {"begun": [], "failed": [], "stopped": False, "trouble": []}
+
+
+def due(step: Step, outcomes: Outcomes) -> bool:
+    """Return whether a step is to be done after what came of the ones before it."""
+    group = step.get("group", "")
+    failed = group in outcomes["failed"]
+    if step.get("undo"):
+        return group in outcomes["begun"] and (failed or outcomes["stopped"])
+    if step.get("needs_all") and outcomes["trouble"]:
+        return False
+    return not failed and not outcomes["stopped"]
+
+
+def noted(step: Step, outcomes: Outcomes, trouble: str = "") -> Outcomes:
+    """Return the outcomes with one more step; `trouble` is why it failed."""
+    group = step.get("group", "")
+    after = {key: list(value) if isinstance(value, (list, tuple)) else value for key, value in outcomes.items()}
+    if group and group not in after["begun"]:
+        after["begun"].append(group)
+    if not trouble:
+        return after
+    if step.get("undo"):
+        after["trouble"].append("taking that back, %s failed on %s: %s" % (step["title"], step["host"], trouble))
+        return after
+    after["failed"].append(group)
+    after["stopped"] = after["stopped"] or step.get("stops") == "all"
+    taken_back = "" if not group else "; all of it was taken back" if after["stopped"] else "; what was begun of it was taken back, and nothing else"
+    after["trouble"].append("%s: %s: %s%s" % (step["host"], step["title"], trouble.rstrip("."), taken_back))
+    return after
 
 
 def unmet(step: Step, diff: Mapping[str, Any]) -> str:
@@ -74,9 +129,9 @@ def unmet(step: Step, diff: Mapping[str, Any]) -> str:
     return ""
 
 
-def rebuild_node(arguments: Mapping[str, Any], answers: Answers) -> list[Step]:
+def rebuild_node(arguments: Mapping[str, Any], asked: Answers, _declared: Mapping[str, Any]) -> list[Step]:
     """Plan to make a node anew from an image, with the name, size, network and host that it has."""
-    name = arguments["node"]
+    name, answers = arguments["node"], asked["hypervisors"]
     host = locate(name, answers)
     node = next(item for item in answers[host]["nodes"] if item["name"] == name)
     image = arguments.get("image") or node.get("image")
@@ -134,4 +189,12 @@ def _must_fit(name: str, host: str, size: Mapping[str, Any], answer: Mapping[str
         raise StepError("%s is not removed: its disk has %s, and the image needs %s" % (name, format_size(disk), format_size(answer["image_size"])))
 
 
-PLANNERS: dict[str, Callable[[Mapping[str, Any], Answers], list[Step]]] = {"node.rebuild": rebuild_node}
+PLANNERS: dict[str, Planner] = {
+    "node.rebuild": rebuild_node,
+    "service.balance": balance_service,
+    "service.create": create_service,
+    "service.delete": delete_service,
+    "service.reconcile": reconcile_service,
+    "service.scale": scale_service,
+    "service.update": update_service,
+}

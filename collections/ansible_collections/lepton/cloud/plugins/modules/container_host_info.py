@@ -66,11 +66,10 @@ address:
   returned: success
   sample: 10.0.0.7
 container_images:
-  description: The names of the engine's images.
-  type: list
-  elements: str
+  description: The engine's images, by name.
+  type: dict
   returned: success
-  sample: ["models/chat:1"]
+  sample: {"models/chat:1": "sha256:e61ad79fdd61d10ee7248b6a2dce8a70df712ba1c9742ef33582f99600c14244"}
 log:
   description: The last lines that the container wrote, without escape sequences.
   type: str
@@ -85,7 +84,7 @@ from ..module_utils._engine import ports_in_use
 from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of
 from ..module_utils._units import parse_size
 
-MOST_PORTS = 256  # that are told
+MOST_PORTS = 64  # that are told
 
 
 def port_range(text: str) -> range:
@@ -120,7 +119,7 @@ def main() -> None:
             },
             "ports_free": [port for port in port_range(params["port_range"]) if port not in taken][:MOST_PORTS],
             "address": params["address"],
-            "container_images": engine.images(),
+            "container_images": engine.image_ids(),
         }
         if params["log_lines"] and shown:
             result["log"] = engine.logs(params["name"], params["log_lines"])

@@ -47,7 +47,8 @@ services:
   sample:
     - name: chat
       replicas: 1
-      image: models/chat:1
+      version: 1
+      declaration: {image: "models/chat:1", port: 8080, listen_port: 8000}
       servers: [{name: chat-1, address: 127.0.0.1, port: 20000, weight: 100, state: ready, status: UP, sessions: 3, response_ms: 12}]
       disagreement: []
 foreign:

@@ -66,6 +66,16 @@ options:
       - How long HAProxy's own check may take to find a new server up.
     type: int
     default: 20
+  watch_seconds:
+    description:
+      - How long to watch the answers of a server that was added. One that answers with more errors than allowed is drained, and an error.
+    type: int
+    default: 0
+  max_error_rate:
+    description:
+      - The share of errors, from 0 to 1, that a watched server may have above that of the other servers.
+    type: float
+    default: 0.05
 seealso:
   - module: lepton.cloud.load_balancer_service
   - module: lepton.cloud.load_balancer_info
@@ -105,7 +115,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._balancer import BalancerError, plan_server
+from ..module_utils._balancer import BalancerError, failing, plan_server
 from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, lock_dir
 from ..module_utils._haproxy import Balancer
 from ..module_utils._host_lock import host_lock
@@ -113,6 +123,7 @@ from ..module_utils._service import check_name
 
 LOCK_SECONDS = 20
 POLL_SECONDS = 0.05
+WATCH_POLL_SECONDS = 0.2
 
 
 def wait_up(balancer: Balancer, service: str, name: str, seconds: float) -> None:
@@ -128,6 +139,18 @@ def wait_up(balancer: Balancer, service: str, name: str, seconds: float) -> None
         time.sleep(POLL_SECONDS)
 
 
+def watch(balancer: Balancer, service: str, name: str, seconds: float, allowed: float) -> None:
+    """Watch what a new server answers for a while; raise BalancerError when too much of it is errors."""
+    before = balancer.statistics().get(service, [])
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(min(WATCH_POLL_SECONDS, seconds))  # the load is real, and takes its time to show what the server does with it
+        trouble = failing(name, before, balancer.statistics().get(service, []), allowed)
+        if trouble:
+            balancer.command("set server %s/%s state drain" % (service, name))  # at once, whatever is done about it then
+            raise BalancerError("%s/%s does not serve well, and gets no more requests: %s" % (service, name, trouble))
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
@@ -140,6 +163,8 @@ def main() -> None:
             weight={"type": "int"},
             drain_seconds={"type": "int"},
             wait_seconds={"type": "int", "default": 20},
+            watch_seconds={"type": "int", "default": 0},
+            max_error_rate={"type": "float", "default": 0.05},
         ),
         supports_check_mode=True,
     )
@@ -169,6 +194,7 @@ def main() -> None:
                     balancer.apply_server(entry, name, planned, drain_seconds=drain)
             if "add" in planned.steps and params["state"] == "ready":
                 wait_up(balancer, service, name, params["wait_seconds"])
+                watch(balancer, service, name, params["watch_seconds"], params["max_error_rate"])
         server = balancer.servers().get(service, {}).get(name)
         module.exit_json(
             changed=planned.changed,

@@ -48,6 +48,11 @@ options:
     description:
       - How many replicas are wanted.
     type: int
+  version:
+    description:
+      - Which version of what is wanted this is, to bring a load balancer that was away to where the others are. One more than before
+        where none is given.
+    type: int
 seealso:
   - module: lepton.cloud.load_balancer_server
 """
@@ -68,7 +73,7 @@ service:
   description: What is wanted of the service after the change, or as it is in check mode. Null when there is none.
   type: dict
   returned: success
-  sample: {name: chat, replicas: 2, image: "models/chat:1", port: 8080, listen_port: 8000}
+  sample: {name: chat, replicas: 2, version: 1, declaration: {image: "models/chat:1", port: 8080, listen_port: 8000}}
 changes:
   description: The fields that differ, from what to what.
   type: list
@@ -114,6 +119,7 @@ def main() -> None:
             state={"type": "str", "choices": ["present", "absent"], "default": "present"},
             declaration={"type": "dict"},
             replicas={"type": "int"},
+            version={"type": "int"},
         ),
         supports_check_mode=True,
     )
@@ -130,7 +136,7 @@ def main() -> None:
                 raise BalancerError(
                     "this load balancer has a backend %s that was not made by Lepton, so it is left alone: adopt it, or choose another name" % name
                 )
-            wanted, changes = plan_entry(entry, name, service, params["replicas"])
+            wanted, changes = plan_entry(entry, name, service=service, replicas=params["replicas"], version=params["version"])
             text = render(wanted, balancer.listen_address)
             reload = entry is None or proxies(render(entry, balancer.listen_address)) != proxies(text)
             if check:

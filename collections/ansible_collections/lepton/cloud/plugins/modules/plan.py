@@ -38,16 +38,15 @@ options:
       - Its arguments, as M(lepton.cloud.operation) answered them.
     type: dict
     required: true
-  group:
-    description:
-      - The group of all hosts that were asked.
-    type: str
-    required: true
   answers:
     description:
-      - Name of the variable in which every host registered its answer to M(lepton.cloud.host_info).
-    type: str
+      - For each group of hosts that were asked, the name of the variable in which they registered their answers.
+    type: dict
     required: true
+  declared:
+    description:
+      - What the inventory declares that the plan needs, such as its services.
+    type: dict
 seealso:
   - module: lepton.cloud.step
 """
@@ -57,8 +56,7 @@ EXAMPLES = r"""
   lepton.cloud.plan:
     operation: node.rebuild
     arguments: "{{ request }}"
-    group: hypervisors
-    answers: room
+    answers: {hypervisors: room}
   run_once: true
   register: plan
 """

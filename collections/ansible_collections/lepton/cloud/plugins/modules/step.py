@@ -16,9 +16,10 @@ description:
   - Calls the module of a step on the host it is for. First in check mode, and where what it would change is not what the step
     says, nothing is done.
   - In check mode it says what is left to do of the step.
+  - The options that all modules of its kind share come from the host's own variable, C(lepton_host), C(lepton_engine) or
+    C(lepton_balancer). Secrets of containers are named in a step, and come from the host's C(lepton_secrets).
 extends_documentation_fragment:
   - lepton.cloud.attributes
-  - lepton.cloud.host
 attributes:
   check_mode:
     support: full
@@ -33,6 +34,11 @@ options:
       - The step, as M(lepton.cloud.plan) made it.
     type: dict
     required: true
+  outcomes:
+    description:
+      - What came of the steps before this one, as the last of them answered it. It decides whether this one is still to be done.
+    type: dict
+    default: {}
 seealso:
   - module: lepton.cloud.plan
 """
@@ -41,7 +47,8 @@ EXAMPLES = r"""
 - name: "Do a step: {{ step.title }}"
   lepton.cloud.step:
     step: "{{ step }}"
-  when: step.host == inventory_hostname
+    outcomes: "{{ lepton_outcomes | default({}) }}"
+  delegate_to: "{{ step.host }}"
 """
 
 RETURN = r"""

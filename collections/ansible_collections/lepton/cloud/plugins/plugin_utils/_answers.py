@@ -9,5 +9,5 @@ from typing import Any, Mapping
 
 
 def answers_of(variables: Mapping[str, Any], group: str, registered: str) -> dict[str, Any]:
-    """Return each host's answer, empty for a host that did not answer."""
-    return {host: variables["hostvars"][host].get(registered) or {} for host in variables["groups"][group]}
+    """Return each host's answer, empty for a host that did not answer. A group that the inventory does not have has no hosts."""
+    return {host: variables["hostvars"][host].get(registered) or {} for host in variables["groups"].get(group, ())}

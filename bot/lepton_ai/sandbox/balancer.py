@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An HAProxy of the sandbox's own, with every file below one folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_ai.errors import LeptonError
+
+START_SECONDS = 15
+CONFIG = """\
+global
+  stats socket {folder}/admin.sock mode 600 level admin expose-fd listeners
+  server-state-file {folder}/state
+  hard-stop-after 60s
+  maxconn 4000
+defaults
+  mode http
+  load-server-state-from-file global
+  timeout connect 2s
+  timeout client 60s
+  timeout server 60s
+  timeout queue 30s
+"""
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """A running HAProxy in `folder`: admin.sock, master.sock, haproxy.cfg, services/ and state."""
+
+    folder: Path
+
+
+def _haproxy() -> str:
+    found = shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")
+    if found is None:
+        raise LeptonError("haproxy is missing", hint="install it: apt-get install haproxy")
+    return found
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def start_balancer(folder: Path) -> Balancer:
+    """Start HAProxy with all its files below `folder`, or find the one that is already there.
+
+    Raises `LeptonError` when it does not answer within 15 s, with the last lines of its log.
+    """
+    folder = (folder / "haproxy").resolve()
+    if _answers(folder / "master.sock"):
+        return Balancer(folder)
+    (folder / "services").mkdir(parents=True, exist_ok=True)
+    (folder / "haproxy.cfg").write_text(CONFIG.format(folder=folder))
+    (folder / "state").touch()
+    log = folder / "haproxy.log"
+    command = [_haproxy(), "-W", "-S", "master.sock", "-f", "haproxy.cfg", "-f", "services", "-p", "haproxy.pid"]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True)
+    deadline = time.monotonic() + START_SECONDS
+    while not (_answers(folder / "master.sock") and _answers(folder / "admin.sock")):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise LeptonError(f"HAProxy did not start in {folder}", hint=log.read_text()[-2000:])
+        time.sleep(0.05)
+    return Balancer(folder)
+
+
+def stop_balancer(folder: Path) -> None:
+    """End the HAProxy of `folder`, its workers with it."""
+    with suppress(OSError, ValueError):
+        pid = int((folder / "haproxy" / "haproxy.pid").read_text().split()[0])
+        if Path(f"/proc/{pid}/comm").read_text().startswith("haproxy"):
+            os.killpg(pid, signal.SIGTERM)

@@ -1,0 +1,543 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""The steps by which a service comes, grows, shrinks, changes and goes, without dropping a request: pure.
+
+PRIVATE to the collection and to the Lepton bot. Growing is place, start, healthy, into the balancers; shrinking is out of the balancers
+(drained), then stop. All steps of one replica are one group: where one of them fails, its own replica is taken back and no other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, Mapping, Sequence
+
+from ._placement import PlacementError, Room, place_replica
+from ._service import Service, ServiceError, check_name, check_replicas, container_spec, read_service, revision
+from ._units import parse_size
+
+Step = dict[str, Any]
+Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
+PREFIX = "lepton.cloud."
+ENGINES, BALANCERS = "container_hosts", "load_balancers"
+SERVICE_LABEL, REVISION_LABEL = "cloud.lepton.service", "cloud.lepton.revision"
+ALL = "all"  # what a failure stops: every other step of the plan, and not only those of its own replica
+WEIGHT = 100
+UNEVEN = 2  # replicas that one host may have more than another before `balance` moves one
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica as the hosts and the balancers show it. `host` is None where its container was not found."""
+
+    name: str
+    host: str | None
+    state: str = "absent"
+    address: str = ""
+    port: int = 0
+    revision: str = ""
+    image_id: str = ""
+    cpus: float | None = None
+    memory: str | None = None
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by balancer
+
+    @property
+    def number(self) -> int:
+        return int(self.name.rpartition("-")[2])
+
+    @property
+    def serves(self) -> bool:
+        """Return whether every balancer that has it finds it up."""
+        return bool(self.servers) and all(str(server.get("status", "")).startswith("UP") for server in self.servers.values())
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is: the service as it is wanted (None where no balancer has it), its replicas, and the hosts with room."""
+
+    name: str
+    wanted: Service | None
+    wanted_replicas: int
+    version: int
+    balancers: tuple[str, ...]
+    having: tuple[str, ...]
+    behind: tuple[str, ...]
+    silent: Mapping[str, str]
+    silent_engines: tuple[str, ...]
+    replicas: tuple[Replica, ...]
+    rooms: Mapping[str, Room]
+    image_ids: Mapping[str, Mapping[str, str]]
+
+    def alive(self) -> list[Replica]:
+        """Return the replicas that run, or that may run on a host that does not answer."""
+        return [item for item in self.replicas if item.state == "running" or (item.host is None and self.silent_engines and item.servers)]
+
+    def dead(self) -> list[Replica]:
+        """Return what is left of replicas that certainly do not run any more."""
+        kept = {item.name for item in self.alive()}
+        return [item for item in self.replicas if item.name not in kept]
+
+    def next_number(self) -> int:
+        return max((item.number for item in self.replicas), default=0) + 1
+
+
+def look(name: str, answers: Answers) -> Scene:
+    """Return what is, from what container hosts and load balancers answered."""
+    check_name(name)
+    engines, balancers = answers.get(ENGINES, {}), answers.get(BALANCERS, {})
+    answering = [host for host, answer in balancers.items() if "services" in answer]
+    silent = {host: str(answer.get("msg", "not reached")) for host, answer in balancers.items() if "services" not in answer}
+    silent.update({host: str(answer.get("msg", "not reached")) for host, answer in engines.items() if "containers" not in answer})
+    if not balancers:
+        raise ServiceError("the inventory has no host in the group %s, so no client could reach a service" % BALANCERS)
+    if not answering:
+        raise ServiceError("no load balancer answers, so nothing is known of %s: %s" % (name, _reasons(silent)))
+    entries = {host: entry for host in answering for entry in balancers[host]["services"] if entry["name"] == name}
+    newest = max(entries.values(), key=lambda entry: entry["version"], default=None)
+    wanted = None if newest is None else read_service(name, newest["declaration"])
+    return Scene(
+        name=name,
+        wanted=wanted,
+        wanted_replicas=0 if newest is None else newest["replicas"],
+        version=0 if newest is None else newest["version"],
+        balancers=tuple(answering),
+        having=tuple(entries),
+        behind=tuple(host for host in answering if newest is not None and (host not in entries or entries[host]["version"] != newest["version"])),
+        silent=silent,
+        silent_engines=tuple(host for host, answer in engines.items() if "containers" not in answer),
+        replicas=_replicas(name, engines, entries),
+        rooms={
+            host: Room(answer["room"]["cpus_free"], answer["room"]["memory_free"], tuple(answer["ports_free"]), answer["address"])
+            for host, answer in engines.items()
+            if "containers" in answer
+        },
+        image_ids={host: answer.get("container_images", {}) for host, answer in engines.items() if "containers" in answer},
+    )
+
+
+def _replicas(name: str, engines: Mapping[str, Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]]) -> tuple[Replica, ...]:
+    pattern = re.compile(re.escape(name) + r"-\d{1,6}")
+    found: dict[str, Replica] = {}
+    for host, answer in engines.items():
+        for item in answer.get("containers", ()):
+            if item["owned"] and item["labels"].get(SERVICE_LABEL) == name and pattern.fullmatch(item["name"]):
+                port = next((int(port.split(":")[1]) for port in item["ports"]), 0)
+                found[item["name"]] = Replica(
+                    name=item["name"],
+                    host=host,
+                    state=item["state"],
+                    address=answer["address"],
+                    port=port,
+                    revision=item["labels"].get(REVISION_LABEL, ""),
+                    image_id=item["image_id"],
+                    cpus=item["cpus"],
+                    memory=item["memory"],
+                )
+    servers: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for balancer, entry in entries.items():
+        for server in entry["servers"]:
+            if pattern.fullmatch(server["name"]):
+                servers.setdefault(server["name"], {})[balancer] = server
+    for server_name, by_balancer in servers.items():
+        found[server_name] = replace(found.get(server_name) or Replica(server_name, None), servers=by_balancer)
+    return tuple(sorted(found.values(), key=lambda item: item.number))
+
+
+def _reasons(silent: Mapping[str, str]) -> str:
+    return "; ".join("%s did not answer: %s" % pair for pair in sorted(silent.items()))
+
+
+class Planner:
+    """Collects the steps of one plan, and gives away room as it goes."""
+
+    def __init__(self, scene: Scene, service: Service) -> None:
+        self.scene = scene
+        self.service = service
+        self.steps: list[Step] = []
+        self._rooms = dict(scene.rooms)
+        self._counts = {host: sum(1 for item in scene.alive() if item.host == host) for host in scene.rooms}
+        self._next = scene.next_number()
+        self.stops = ""  # what a failure of the steps that follow stops
+
+    def add(
+        self, title: str, host: str, module: str, args: dict[str, Any], *, before: Any = None, after: Any = None, group: str = "", undo: bool = False
+    ) -> None:
+        """Append one step."""
+        step: Step = {"title": title, "host": host, "module": PREFIX + module, "args": args, "before": before or {}, "after": after or {}}
+        if group:
+            step["group"] = group
+        if group and self.stops and not undo:
+            step["stops"] = self.stops
+        if undo:
+            step["undo"] = True
+        self.steps.append(step)
+
+    def room(self) -> tuple[str, Replica]:
+        """Return the host for one more replica, and that replica; raise PlacementError where none has room."""
+        memory = parse_size(self.service.memory) if self.service.memory else 0
+        having = {host for host, images in self.scene.image_ids.items() if self.service.image in images}
+        host = place_replica(self._rooms, cpus=self.service.cpus or 0, memory=memory, counts=self._counts, having=having)
+        room = self._rooms[host]
+        replica = Replica("%s-%d" % (self.scene.name, self._next), host, "running", room.address, room.ports[0], revision(self.service))
+        self._next += 1
+        self._counts[host] += 1
+        self._rooms[host] = Room(room.cpus - (self.service.cpus or 0), room.memory - memory, room.ports[1:], room.address)
+        return host, replica
+
+    def start(self, replica: Replica) -> None:
+        """Start a replica's container; it need not be healthy yet."""
+        spec = container_spec(self.service, self.scene.name, replica.address, replica.port)
+        args: dict[str, Any] = {
+            "name": replica.name,
+            "state": "started",
+            "image": spec.image,
+            "ports": list(spec.ports),
+            "labels": dict(spec.labels),
+            "health_path": spec.health_path,
+            "health_port": spec.health_port,
+        }
+        optional = {"command": spec.command, "environment": spec.environment, "secrets": spec.secrets, "volumes": spec.volumes}
+        args.update({option: dict(value) if option == "environment" else list(value) for option, value in optional.items() if value})
+        single = {"gpus": spec.gpus, "user": spec.user, "cpus": self.service.cpus, "memory": self.service.memory}
+        args.update({option: value for option, value in single.items() if value is not None})
+        self.add(
+            "start %s from %s" % (replica.name, spec.image),
+            str(replica.host),
+            "model_container",
+            args,
+            before={"state": "absent"},
+            after={"state": "running", "image": spec.image},
+            group=replica.name,
+        )
+
+    def serve(self, replica: Replica, balancers: Sequence[str], *, watch: bool = False) -> None:
+        """Wait until a replica is healthy, and have its load balancers send it requests."""
+        waiting = {"name": replica.name, "state": "healthy", "wait_seconds": self.service.start_seconds}
+        self.add("wait until %s is healthy" % replica.name, str(replica.host), "model_container", waiting, group=replica.name)
+        for balancer in balancers:
+            args: dict[str, Any] = dict(self._server(replica), state="ready")
+            if watch:
+                args.update(watch_seconds=self.service.watch_seconds, max_error_rate=self.service.max_error_rate)
+            title = "send requests to %s" % replica.name
+            self.add(title, balancer, "load_balancer_server", args, before={"state": "absent"}, after={"state": "ready"}, group=replica.name)
+
+    def _server(self, replica: Replica) -> dict[str, Any]:
+        return {"service": self.scene.name, "name": replica.name, "address": replica.address, "port": replica.port}
+
+    def up(self, count: int) -> None:
+        """Start so many replicas side by side, then take each in as it becomes healthy; take back those that do not."""
+        new = [self.room()[1] for _ in range(count)]
+        for replica in new:
+            self.start(replica)
+        for replica in new:
+            self.serve(replica, self.scene.balancers)
+        for replica in new:
+            self.remove(replica, self.scene.balancers, group=replica.name, undo=True)
+
+    def out(self, replica: Replica, *, group: str, undo: bool = False, balancers: Sequence[str] | None = None) -> None:
+        """Drain a replica and take it out of its load balancers."""
+        for balancer in replica.servers if balancers is None else balancers:
+            args = {"service": self.scene.name, "name": replica.name, "state": "absent", "drain_seconds": self.service.drain_seconds}
+            server = replica.servers.get(balancer)
+            before = {} if server is None or undo else {"state": server["state"]}
+            after = {} if server is None or undo else {"state": "absent"}
+            self.add("drain %s and take it out" % replica.name, balancer, "load_balancer_server", args, before=before, after=after, group=group, undo=undo)
+
+    def remove(self, replica: Replica, balancers: Sequence[str] | None = None, *, group: str, undo: bool = False) -> None:
+        """Drain a replica, take it out of its load balancers and remove its container."""
+        self.out(replica, group=group, undo=undo, balancers=balancers)
+        if replica.host is not None:
+            args = {"name": replica.name, "state": "absent", "stop_seconds": self.service.stop_seconds}
+            before, after = ({}, {}) if undo else ({"state": replica.state}, {"state": "absent"})
+            title = "remove %s" % replica.name
+            self.add(title, replica.host, "model_container", args, before=before, after=after, group=group, undo=undo)
+
+    def back(self, replica: Replica, *, group: str) -> None:
+        """Take a replica in again that was taken out: what undoes that."""
+        if replica.host is None:
+            return
+        again = {"name": replica.name, "state": "healthy", "wait_seconds": self.service.start_seconds}
+        self.add("start %s again" % replica.name, replica.host, "model_container", again, group=group, undo=True)
+        for balancer in replica.servers:
+            args = dict(self._server(replica), state="ready")
+            self.add("send requests to %s again" % replica.name, balancer, "load_balancer_server", args, group=group, undo=True)
+
+    def down(self, replicas: Sequence[Replica]) -> None:
+        """Take replicas away, one after the other; one whose sessions do not end in time stays."""
+        for replica in replicas:
+            self.remove(replica, group=replica.name)
+            self.back(replica, group=replica.name)
+
+    def mend(self, target: int) -> None:
+        """Bring the replicas to a number: what is dead goes, what runs unseen by a balancer is taken in, the rest is up or down."""
+        alive = self.scene.alive()
+        for replica in self.scene.dead():
+            self.remove(replica, group=replica.name)
+        for replica in alive:
+            missing = [balancer for balancer in self.scene.balancers if balancer not in replica.servers]
+            if missing and replica.host is not None and len(alive) <= target:
+                self.serve(replica, missing)
+        if target > len(alive):
+            self.up(target - len(alive))
+        elif target < len(alive):
+            self.down(surplus(alive, len(alive) - target))
+
+    def want(self, *, declaration: bool = False, replicas: int | None = None, group: str = "") -> None:
+        """Keep what is wanted at every load balancer."""
+        scene = self.scene
+        old = {} if scene.wanted is None else scene.wanted.to_fields()
+        new = self.service.to_fields() if declaration else old
+        before = {name: old.get(name) for name in sorted({**old, **new}) if old.get(name) != new.get(name)}
+        after = {name: new.get(name) for name in before}
+        args: dict[str, Any] = {"name": scene.name, "version": scene.version + 1}
+        if declaration:
+            args["declaration"] = new
+        if replicas is not None:
+            args["replicas"] = replicas
+            before["replicas"] = None if scene.wanted is None else scene.wanted_replicas
+            after["replicas"] = replicas
+        if scene.wanted is None:
+            before["service"], after["service"] = "absent", "present"
+        for balancer in scene.balancers:
+            self.add("keep that %s is wanted so" % scene.name, balancer, "load_balancer_service", args, before=before, after=after, group=group)
+
+    def want_no_more(self, *, group: str) -> None:
+        """Take back what was kept as wanted: what undoes `want`."""
+        scene = self.scene
+        for balancer in scene.balancers:
+            args: dict[str, Any] = {"name": scene.name, "state": "absent"}
+            if scene.wanted is not None:
+                args = {"name": scene.name, "version": scene.version, "declaration": scene.wanted.to_fields(), "replicas": scene.wanted_replicas}
+            self.add("keep that %s is wanted as before" % scene.name, balancer, "load_balancer_service", args, group=group, undo=True)
+
+
+def surplus(replicas: Sequence[Replica], count: int) -> list[Replica]:
+    """Return the replicas that go first: those that do not serve, then those on the fullest host, then the youngest."""
+    left, going = list(replicas), []
+    for _ in range(count):
+        counts = {item.host: sum(1 for other in left if other.host == item.host) for item in left}
+        worst = max(left, key=lambda item: (not item.serves, counts[item.host], item.number))
+        left.remove(worst)
+        going.append(worst)
+    return going
+
+
+def _wanted(scene: Scene) -> Service:
+    if scene.wanted is None:
+        raise ServiceError("there is no service %s: make it with service create" % scene.name)
+    return scene.wanted
+
+
+def _everybody(scene: Scene, what: str) -> None:
+    """Refuse what would leave a load balancer that does not answer with servers that are gone."""
+    if scene.silent:
+        raise ServiceError("%s is not %s: %s" % (scene.name, what, _reasons(scene.silent)))
+
+
+def _current(scene: Scene, planner: Planner) -> None:
+    """Bring load balancers that were away to where the others are."""
+    for balancer in scene.behind:
+        service = _wanted(scene)
+        args = {"name": scene.name, "version": scene.version, "declaration": service.to_fields(), "replicas": scene.wanted_replicas}
+        planner.add("bring %s up to date with what is wanted" % balancer, balancer, "load_balancer_service", args)
+
+
+def create_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapping[str, Any]) -> list[Step]:
+    """Plan a new service. Where one of its replicas does not come up, nothing of it is left."""
+    name = check_name(arguments["service"])
+    service = _declared(name, declared)
+    if arguments.get("image"):
+        service = replace(service, image=arguments["image"])
+    count = check_replicas(name, service, service.min_replicas if arguments.get("replicas") is None else arguments["replicas"])
+    scene = look(name, answers)
+    if scene.wanted is not None:
+        raise ServiceError("there is a service %s already: use service update or service scale" % name)
+    if scene.replicas:
+        raise ServiceError("containers of a service %s are there already: %s. Remove them first" % (name, ", ".join(item.name for item in scene.replicas)))
+    _everybody(scene, "created")
+    taken = [host for host in scene.balancers for other in answers[BALANCERS][host]["services"] if other["declaration"]["listen_port"] == service.listen_port]
+    if taken:
+        raise ServiceError("port %d of %s is another service's already" % (service.listen_port, taken[0]))
+    planner = Planner(scene, service)
+    planner.stops = ALL
+    planner.want(declaration=True, replicas=count, group=name)
+    planner.up(count)
+    planner.want_no_more(group=name)
+    return planner.steps
+
+
+def _declared(name: str, declared: Mapping[str, Any]) -> Service:
+    if name not in declared:
+        known = ", ".join(sorted(map(str, declared))) or "none"
+        raise ServiceError("the inventory declares no service %s in lepton_services, only: %s" % (name, known))
+    return read_service(name, declared[name])
+
+
+def scale_service(arguments: Mapping[str, Any], answers: Answers, _declared_services: Mapping[str, Any]) -> list[Step]:
+    """Plan another number of replicas: an absolute one, or with a sign one relative to what is wanted now."""
+    name = check_name(arguments["service"])
+    scene = look(name, answers)
+    service = _wanted(scene)
+    text = str(arguments["replicas"]).strip()
+    if not re.fullmatch(r"[+-]?\d{1,4}", text):
+        raise ServiceError("replicas: expected a number such as 4, or a difference such as +2 or -1, not %s" % ascii(text[:20]))
+    target = check_replicas(name, service, scene.wanted_replicas + int(text) if text[0] in "+-" else int(text))
+    if target < len(scene.alive()):
+        _everybody(scene, "scaled down")
+    planner = Planner(scene, service)
+    _current(scene, planner)
+    if target != scene.wanted_replicas:
+        planner.want(replicas=target)
+    planner.mend(target)
+    return planner.steps
+
+
+def reconcile_service(arguments: Mapping[str, Any], answers: Answers, _declared_services: Mapping[str, Any]) -> list[Step]:
+    """Plan what is missing between what is wanted and what is: a dead replica is replaced, one that may live is not."""
+    scene = look(check_name(arguments["service"]), answers)
+    service = _wanted(scene)
+    if scene.wanted_replicas < len(scene.alive()):
+        _everybody(scene, "reconciled")
+    planner = Planner(scene, service)
+    _current(scene, planner)
+    planner.mend(scene.wanted_replicas)
+    return planner.steps
+
+
+def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapping[str, Any]) -> list[Step]:
+    """Plan a rolling change: for each replica a new one first, healthy and watched, then the old one drained and stopped.
+
+    The old ones are kept, stopped, until all new ones serve. Where one does not, all of it is taken back.
+    """
+    name = check_name(arguments["service"])
+    scene = look(name, answers)
+    before = _wanted(scene)
+    service = replace(before, image=arguments["image"]) if arguments.get("image") else _declared(name, declared)
+    service = read_service(name, service.to_fields())
+    _everybody(scene, "updated")
+    count = check_replicas(name, service, min(max(scene.wanted_replicas, service.min_replicas), service.max_replicas))
+    planner = Planner(scene, service)
+    _current(scene, planner)
+    planner.stops = ALL
+    old = [item for item in scene.alive() if _outdated(item, service, scene)]
+    rolled: list[tuple[Replica, Replica]] = []
+    for replica in old:
+        new = planner.room()[1]
+        rolled.append((replica, new))
+        planner.start(new)
+        planner.serve(new, scene.balancers, watch=True)
+        planner.out(replica, group=new.name)
+        if replica.host is not None:
+            stop = {"name": replica.name, "state": "stopped", "stop_seconds": service.stop_seconds}
+            title = "stop %s, and keep it until all are new" % replica.name
+            planner.add(title, replica.host, "model_container", stop, before={"state": "running"}, after={"state": "exited"}, group=new.name)
+    staying = [item for item in scene.alive() if item not in old]
+    resized = _resized(staying, service)
+    for replica, now, wanted in resized:
+        args = dict(wanted, name=replica.name)
+        planner.add("resize %s" % replica.name, str(replica.host), "model_container", args, before=now, after=wanted, group=replica.name)
+    if service != before or count != scene.wanted_replicas:
+        planner.want(declaration=True, replicas=count if count != scene.wanted_replicas else None, group=name)
+        planner.want_no_more(group=name)
+    for replica, now, _wanted_limits in resized:
+        args = dict({option: value for option, value in now.items() if value is not None}, name=replica.name)
+        planner.add("resize %s back" % replica.name, str(replica.host), "model_container", args, group=replica.name, undo=True)
+    for replica, new in reversed(rolled):
+        planner.back(replica, group=new.name)
+        planner.remove(new, scene.balancers, group=new.name, undo=True)
+    planner.stops = ""  # what is left over at the end is no reason to go back
+    for replica, _new in rolled:
+        if replica.host is not None:
+            args = {"name": replica.name, "state": "absent"}
+            planner.add("remove %s" % replica.name, replica.host, "model_container", args, group="old " + replica.name)
+            planner.steps[-1]["needs_all"] = True
+    return planner.steps
+
+
+def _outdated(replica: Replica, service: Service, scene: Scene) -> bool:
+    """Return whether a replica is another than the declaration makes, or runs what its image's name does not mean any more."""
+    now = scene.image_ids.get(replica.host or "", {}).get(service.image)
+    return replica.revision != revision(service) or (now is not None and replica.image_id != now)
+
+
+def _resized(replicas: Sequence[Replica], service: Service) -> list[tuple[Replica, dict[str, Any], dict[str, Any]]]:
+    """Return the replicas whose CPU or memory changes in place, with what they have and what they get."""
+    found = []
+    for replica in replicas:
+        now = {"cpus": replica.cpus, "memory": replica.memory}
+        wanted = {option: value for option, value in (("cpus", service.cpus), ("memory", service.memory)) if value is not None and value != now[option]}
+        if wanted and replica.host is not None:
+            found.append((replica, {option: now[option] for option in wanted}, wanted))
+    return found
+
+
+def balance_service(arguments: Mapping[str, Any], answers: Answers, _declared_services: Mapping[str, Any]) -> list[Step]:
+    """Plan weights by what each replica was measured to get done, and replicas spread evenly over the hosts that have room."""
+    scene = look(check_name(arguments["service"]), answers)
+    service = _wanted(scene)
+    _everybody(scene, "balanced")
+    planner = Planner(scene, service)
+    _current(scene, planner)
+    moving = _crowded(scene)
+    for replica in moving:
+        new = planner.room()[1]
+        if new.host == replica.host:
+            raise PlacementError("no other host has room for a replica of %s" % scene.name)
+        planner.start(new)
+        planner.serve(new, scene.balancers)
+        planner.remove(replica, group=new.name)
+        planner.back(replica, group=new.name)
+        planner.remove(new, scene.balancers, group=new.name, undo=True)
+    for balancer in scene.balancers:
+        staying = {item.name: item.servers[balancer] for item in scene.alive() if balancer in item.servers and item not in moving}
+        wanted = weights({name: float(server.get("response_ms") or 0) for name, server in staying.items()})
+        for name, server in staying.items():
+            if server["state"] == "ready" and wanted[name] != server["weight"]:
+                args = {"service": scene.name, "name": name, "state": "ready", "weight": wanted[name]}
+                title = "weigh %s by what it gets done" % name
+                planner.add(title, balancer, "load_balancer_server", args, before={"weight": server["weight"]}, after={"weight": wanted[name]}, group=name)
+    return planner.steps
+
+
+def _crowded(scene: Scene) -> list[Replica]:
+    """Return the replicas that go to another host so that none has more than one above any other."""
+    counts = {host: [item for item in scene.alive() if item.host == host] for host in scene.rooms}
+    moving = []
+    while len(counts) > 1:
+        fullest = max(counts, key=lambda host: (len(counts[host]), host))
+        emptiest = min(counts, key=lambda host: (len(counts[host]), host))
+        if len(counts[fullest]) - len(counts[emptiest]) < UNEVEN:
+            break
+        replica = counts[fullest].pop()
+        counts[emptiest].append(replica)
+        moving.append(replica)
+    return moving
+
+
+def weights(response_ms: Mapping[str, float]) -> dict[str, int]:
+    """Return weights in proportion to what each server gets done: the inverse of the time it needs for a request.
+
+    `response_ms` is measured under load, by server; one that has not answered yet (0) counts as the quickest. The quickest gets
+    the full weight, and none less than a tenth, so that each goes on being measured.
+    """
+    known = [value for value in response_ms.values() if value > 0]
+    quickest = min(known, default=1.0)
+    return {name: max(WEIGHT // 10, round(WEIGHT * quickest / value)) if value > 0 else WEIGHT for name, value in response_ms.items()}
+
+
+def delete_service(arguments: Mapping[str, Any], answers: Answers, _declared_services: Mapping[str, Any]) -> list[Step]:
+    """Plan the end of a service: every replica drained and removed, then its address."""
+    scene = look(check_name(arguments["service"]), answers)
+    service = _wanted(scene)
+    _everybody(scene, "deleted")
+    planner = Planner(scene, service)
+    planner.stops = ALL
+    for replica in scene.replicas:
+        planner.remove(replica, group=replica.name)
+    for balancer in scene.having:
+        args = {"name": scene.name, "state": "absent"}
+        title = "remove the address of %s" % scene.name
+        planner.add(title, balancer, "load_balancer_service", args, before={"service": "present"}, after={"service": "absent"}, group=scene.name)
+        planner.steps[-1]["needs_all"] = True
+    return planner.steps
