@@ -188,8 +188,19 @@ def _read(meta: Path, origin: str) -> Operation:
         except TemplateError as error:
             raise _UnusableError(f"lepton.locks: {template!r}: {error}", _line_of(text, verb, "lepton.locks")) from error
     first: Any = next(iter(plays[0].get("tasks") or [{}]), {}) if isinstance(plays[0], dict) else {}
-    tasks = sum(_count_tasks(play.get(part), playbook.parent) for play in plays if isinstance(play, dict) for part in ("pre_tasks", "tasks", "post_tasks"))
+    tasks = _count_plays(plays, playbook.parent)
     return Operation(noun, verb, spec, playbook, origin, guarded=GUARD in first, tasks=tasks)
+
+
+def _count_plays(plays: Any, folder: Path) -> int:
+    count = 0
+    for play in plays if isinstance(plays, list) else []:
+        imported = folder / str(play.get("ansible.builtin.import_playbook")) if isinstance(play, dict) and "ansible.builtin.import_playbook" in play else None
+        if imported is not None and imported.is_file():
+            count += _count_plays(_load(imported), imported.parent)
+        elif isinstance(play, dict):
+            count += sum(_count_tasks(play.get(part), folder) for part in ("pre_tasks", "tasks", "post_tasks"))
+    return count
 
 
 def _count_tasks(tasks: Any, folder: Path) -> int:

@@ -22,7 +22,10 @@ _HOST_KINDS = {
     "runner_on_unreachable": EventKind.UNREACHABLE,
     "runner_on_skipped": EventKind.SKIPPED,
 }
-_ANSWER_TYPES: dict[str, type] = {"nodes": list, "host": dict, "capacity": dict, "console": str, "node": dict, "images": list}
+_ANSWER_TYPES: dict[str, type] = {
+    "nodes": list, "host": dict, "capacity": dict, "console": str, "node": dict, "images": list,
+    "containers": list, "container": dict, "room": dict, "container_images": dict, "log": str, "services": list, "service": dict, "server": dict,
+}  # fmt: skip
 
 
 def read_event(event: Mapping[str, Any]) -> RunEvent | None:
@@ -45,12 +48,18 @@ def read_event(event: Mapping[str, Any]) -> RunEvent | None:
             read,
             play=_cut(data.get("play", "")),
             task=_cut(data.get("task", "")),
-            host=_cut(data.get("host", "")),
+            host=_cut(_delegated(result) or data.get("host", "")),
             result=bounded(result),
             ignored=bool(data.get("ignore_errors")),
             action=str(data.get("task_action", "")),
         )
     return None
+
+
+def _delegated(result: Mapping[str, Any]) -> str:
+    """Return the host that a task was done on in place of its own: of a step of a plan, that is the host it is for."""
+    delegated = result.get("_ansible_delegated_vars")
+    return str(delegated.get("ansible_delegated_host") or "") if isinstance(delegated, Mapping) else ""
 
 
 def bounded(value: Any, depth: int = DEEPEST) -> Any:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Lepton contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Find the one host that has a node, from what every host answered."""
+"""Find the one host that has a node or a container, from what every host answered."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("node", "group", "answers"))
+    _VALID_ARGS = frozenset(("name", "kind", "group", "answers"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
         answers = answers_of(task_vars or {}, args["group"], args["answers"])
         try:
-            result.update(changed=False, host=locate(args["node"], answers))
+            result.update(changed=False, host=locate(args["name"], answers, args.get("kind", "node")))
         except PlacementError as error:
             raise AnsibleActionFail(str(error)) from error
         return result

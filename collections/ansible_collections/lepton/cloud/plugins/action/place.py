@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Lepton contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Choose the host for a new node, from what every host answered."""
+"""Choose the host for a new node or container, from what every host answered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._placement import PlacementError, place
+from ..module_utils._placement import PlacementError, place, place_container
 from ..module_utils._units import parse_size
 from ..plugin_utils._answers import answers_of
 
@@ -20,14 +20,19 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("node", "vcpus", "memory", "host", "group", "answers"))
+    _VALID_ARGS = frozenset(("node", "container", "image", "vcpus", "cpus", "memory", "host", "group", "answers"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
         answers = answers_of(task_vars or {}, args["group"], args["answers"])
         try:
-            host, why = place(args["node"], vcpus=int(args["vcpus"]), memory=parse_size(args["memory"]), host=args.get("host") or None, answers=answers)
+            memory, wanted = parse_size(args["memory"]) if args.get("memory") else 0, args.get("host") or None
+            if "container" in args:
+                cpus = float(args.get("cpus") or 0)
+                host, why = place_container(args["container"], image=args.get("image"), cpus=cpus, memory=memory, host=wanted, answers=answers)
+            else:
+                host, why = place(args["node"], vcpus=int(args["vcpus"]), memory=memory, host=wanted, answers=answers)
         except PlacementError as error:
             raise AnsibleActionFail(str(error)) from error
         result.update(changed=False, host=host, why=why)

@@ -16,23 +16,27 @@ class PlacementError(ValueError):
     """There is no such host; the text says what each host answered."""
 
 
-def locate(node: str, answers: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the one host that has the node.
+def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "node") -> str:
+    """Return the one host that has the node, or the container.
 
-    `answers` holds what each host answered to M(lepton.cloud.virtual_node_info); without `nodes`, it did not answer.
+    `answers` holds what each host answered, with `nodes` or `containers` of its own making; without them, it did not answer.
     """
-    silent = _silent(answers)
-    found = sorted(host for host, answer in answers.items() if any(item["name"] == node for item in answer.get("nodes", ())))
+    silent = _silent(answers, kind)
+    found = _having(name, answers, kind)
     if len(found) > 1:
-        raise PlacementError("several hosts have a node %s: %s. Which one is meant cannot be told: release or rename all but one" % (node, ", ".join(found)))
+        raise PlacementError("several hosts have a %s %s: %s. Which one is meant cannot be told: remove or rename all but one" % (kind, name, ", ".join(found)))
     if not found:
-        asked = sorted(set(answers) - set(silent))
-        raise PlacementError("no host has a node %s (asked %s)%s" % (ascii(node[:64])[1:-1], ", ".join(asked) or "none", _may_have_it(silent, answers)))
+        asked = ", ".join(sorted(set(answers) - set(silent))) or "none"
+        raise PlacementError("no host has a %s %s (asked %s)%s" % (kind, ascii(name[:64])[1:-1], asked, _may_have_it(silent, answers)))
     return found[0]
 
 
-def _silent(answers: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return sorted(host for host, answer in answers.items() if "nodes" not in answer)
+def _having(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str) -> list[str]:
+    return sorted(host for host, answer in answers.items() if any(item["name"] == name and item.get("owned", True) for item in answer.get(kind + "s", ())))
+
+
+def _silent(answers: Mapping[str, Mapping[str, Any]], kind: str) -> list[str]:
+    return sorted(host for host, answer in answers.items() if kind + "s" not in answer)
 
 
 def _may_have_it(silent: list[str], answers: Mapping[str, Mapping[str, Any]]) -> str:
@@ -45,14 +49,14 @@ def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapp
     `answers` holds each host's `capacity` and `nodes` as M(lepton.cloud.host_info) returns them, empty for a host that
     did not answer. The host with most free memory is chosen; ties go to the first name.
     """
-    having = sorted(name for name, answer in answers.items() if any(item["name"] == node for item in answer.get("nodes", ())))
+    having = _having(node, answers, "node")
     if host is not None and host not in answers:
         raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
     if having:
         if host is not None and having != [host]:
             raise PlacementError("a node %s exists already on %s" % (node, ", ".join(having)))
         return locate(node, answers), "it has this node already"
-    silent = _silent(answers)
+    silent = _silent(answers, "node")
     if silent and host is None:
         raise PlacementError("a node %s may exist already%s. Name a host if you know that it does not" % (node, _may_have_it(silent, answers)))
     rooms = {name: answer["capacity"] for name, answer in answers.items() if answer.get("capacity") and host in (None, name)}
@@ -89,3 +93,28 @@ def place_replica(rooms: Mapping[str, Room], *, cpus: float, memory: int, counts
         )
         raise PlacementError("no host has room for a replica with %g CPUs and %s: %s" % (cpus, format_size(memory), shown or "no container host answered"))
     return min(fitting, key=lambda host: (counts.get(host, 0), host not in having, -rooms[host].memory, host))
+
+
+def place_container(name: str, *, image: str | None, cpus: float, memory: int, host: str | None, answers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """Return (host, why) for a container: the host that has it, the one that was named, or one with room.
+
+    `answers` holds what each host answered to M(lepton.cloud.container_host_info), empty for a host that did not answer.
+    """
+    having = _having(name, answers, "container")
+    if host is not None and host not in answers:
+        raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
+    if having:
+        if host is not None and having != [host]:
+            raise PlacementError("a container %s exists already on %s" % (name, ", ".join(having)))
+        return locate(name, answers, "container"), "it has this container already"
+    silent = _silent(answers, "container")
+    if host is not None:
+        return host, "it was asked for"
+    if silent:
+        raise PlacementError("a container %s may exist already%s. Name a host if you know that it does not" % (name, _may_have_it(silent, answers)))
+    rooms = {
+        name: Room(answer["room"]["cpus_free"], answer["room"]["memory_free"], tuple(answer["ports_free"]), answer["address"])
+        for name, answer in answers.items()
+    }
+    with_image = [name for name, answer in answers.items() if image in answer["container_images"]]
+    return place_replica(rooms, cpus=cpus, memory=memory, counts={}, having=with_image), "it has room"

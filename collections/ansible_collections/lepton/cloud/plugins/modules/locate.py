@@ -8,22 +8,28 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: locate
-short_description: Find the one host that has a node
+short_description: Find the one host that has a node or a container
 version_added: 0.1.0
 author:
   - Lepton contributors (@lepton-cloud)
 description:
-  - Looks for a node in what every host of the play answered to M(lepton.cloud.virtual_node_info).
+  - Looks in what every host of the play answered to M(lepton.cloud.virtual_node_info) or M(lepton.cloud.container_host_info).
   - That no host has it, or that several do, is an error.
 extends_documentation_fragment:
   - lepton.cloud.attributes
   - lepton.cloud.attributes.info_module
 options:
-  node:
+  name:
     description:
-      - The node's name.
+      - The name of the node or container.
     type: str
     required: true
+  kind:
+    description:
+      - What is looked for.
+    type: str
+    choices: [node, container]
+    default: node
   group:
     description:
       - The group of all hosts that may have it, whatever the run is limited to.
@@ -39,7 +45,7 @@ options:
 EXAMPLES = r"""
 - name: Find the one host that has it
   lepton.cloud.locate:
-    node: web-1
+    name: web-1
     group: hypervisors
     answers: found
   run_once: true

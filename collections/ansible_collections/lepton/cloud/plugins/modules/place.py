@@ -8,32 +8,41 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: place
-short_description: Choose the host for a new node
+short_description: Choose the host for a new node or container
 version_added: 0.1.0
 author:
   - Lepton contributors (@lepton-cloud)
 description:
-  - Chooses among the hosts of the play, from what each answered to M(lepton.cloud.host_info). The host that already has a
-    node of this name is chosen again.
+  - Chooses among the hosts of a group, from what each answered to M(lepton.cloud.host_info), or for a container to
+    M(lepton.cloud.container_host_info). The host that already has one of this name is chosen again.
 extends_documentation_fragment:
   - lepton.cloud.attributes
   - lepton.cloud.attributes.info_module
 options:
   node:
     description:
-      - The node's name.
+      - The node's name. Either this or O(container).
     type: str
-    required: true
+  container:
+    description:
+      - The container's name.
+    type: str
+  image:
+    description:
+      - The container's image. A host that has it is preferred.
+    type: str
   vcpus:
     description:
-      - Number of vCPUs that it needs.
+      - Number of vCPUs that a node needs.
     type: int
-    required: true
+  cpus:
+    description:
+      - Number of CPUs that a container needs.
+    type: float
   memory:
     description:
       - Memory that it needs, with its unit.
     type: str
-    required: true
   host:
     description:
       - Only this host will do.
