@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import shutil
 import socket
@@ -20,9 +21,13 @@ import yaml
 
 from lepton_ai.operations.catalog import Catalog, load_catalog
 from lepton_ai.paths import builtin_playbooks, sandbox_inventory
+from lepton_ai.runs.executor import untrusted
 from lepton_ai.runs.service import Runs
 from lepton_ai.runs.store import Store
+from lepton_ai.sandbox.balancer import Balancer, start_balancer, stop_balancer
+from lepton_ai.sandbox.engine import Engine, engine_missing, start_engine, stop_engine
 from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hypervisor
+from lepton_ai.sandbox.images import load_models
 from lepton_ai.sandbox.stand import Stand, link_guest_image, stand
 from lepton_ai.settings import Settings, load_settings
 
@@ -31,6 +36,7 @@ NEEDS = {
     "libvirt": ("libvirtd", "qemu-system-x86_64", "qemu-img", "virsh", "busybox", "cpio"),
     "browser": ("chromium",),
     "ssh": ("sshd", "ssh", "nc"),
+    "haproxy": ("haproxy", "wrk"),
 }
 SYSTEM_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -39,6 +45,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, programs in NEEDS.items():
         if item.get_closest_marker(marker):
             require([program for program in programs if shutil.which(program, path=SYSTEM_PATH) is None], marker)
+    if item.get_closest_marker("docker"):
+        require(engine_missing(), "docker")
     if item.get_closest_marker("postgres"):
         require([] if postgres_programs() else ["initdb"], "postgres")
 
@@ -114,6 +122,54 @@ def hypervisor() -> Iterator[Hypervisor]:
     yield running
     stop_hypervisor(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+# Stand-in models by image: two versions that serve, one that ends at once, one that answers every other request with an error, one
+# that never becomes ready.
+MODELS = {
+    "model:1": {"VERSION": "1"},
+    "model:2": {"VERSION": "2"},
+    "model:broken": {"BREAK": "1"},
+    "model:flaky": {"VERSION": "3", "FAIL": "0.5"},
+    "model:slow": {"VERSION": "4", "START": "600"},
+}
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A Docker daemon of the test run's own, with the stand-in models as images."""
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    running = start_engine(folder)
+    load_models(running, MODELS)
+    yield running
+    stop_engine(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def balancer() -> Iterator[Balancer]:
+    """An HAProxy of the test run's own."""
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    yield start_balancer(folder)
+    stop_balancer(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
+    """Run a module of the collection on this machine as Ansible does and return what it answered, with `failed`.
+
+    The arguments are data: an ad-hoc command would template them.
+    """
+    named = json.dumps({name: f"{{{{ given.{name} }}}}" for name in arguments})
+    done = subprocess.run(
+        [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", f"lepton.cloud.{module}", "-a", named]
+        + ["-e", json.dumps({"given": untrusted(arguments)})]
+        + (["--check"] if check else []),
+        capture_output=True, text=True, check=False, timeout=180, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+    )  # fmt: skip
+    text = done.stdout[done.stdout.index("=> {") + 3 :]
+    answer: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
+    return {**answer, "failed": "FAILED!" in done.stdout}
 
 
 @dataclass(frozen=True)

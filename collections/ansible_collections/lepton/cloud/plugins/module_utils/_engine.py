@@ -35,7 +35,7 @@ def docker_container(data: Mapping[str, Any]) -> Container:
         id=data["Id"],
         state=state["Status"],
         image=config["Image"],
-        image_id=data["Image"],
+        image_id=_image_id(data["Image"]),
         spec=_spec_of(config),
         limits=_limits_of(host),
         health=(state.get("Health") or {}).get("Status", ""),
@@ -56,7 +56,7 @@ def podman_container(data: Mapping[str, Any]) -> Container:
         id=data["Id"],
         state={"stopped": "exited", "configured": "created", "initialized": "created"}.get(state["Status"], state["Status"]),
         image=data.get("ImageName") or config.get("Image", ""),
-        image_id=data["Image"],
+        image_id=_image_id(data["Image"]),
         spec=_spec_of(config),
         limits=_limits_of(host),
         health=health.get("Status", "") or "",
@@ -69,6 +69,11 @@ def podman_container(data: Mapping[str, Any]) -> Container:
 
 
 READERS = {"docker": docker_container, "podman": podman_container}
+
+
+def _image_id(text: str) -> str:
+    """Return an image's identity as Docker writes it; Podman leaves out how it was made."""
+    return text if text.startswith("sha256:") else "sha256:" + text
 
 
 def _spec_of(config: Mapping[str, Any]) -> Spec | None:
@@ -132,14 +137,14 @@ class Engine:
                 return None
             raise self._error("image inspect", ran)
         found: dict[str, Any] = json.loads(ran.out)[0]
-        return found
+        return dict(found, Id=_image_id(found["Id"]))
 
     def image_ids(self) -> dict[str, str]:
         """Return the images of this engine, by name."""
         lines = self._ask("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if "<none>" not in line)
         # Podman writes localhost before an image without a registry.
-        return {name.removeprefix("localhost/"): image_id for name, image_id in sorted(pairs)}
+        return {name.removeprefix("localhost/"): _image_id(image_id) for name, image_id in sorted(pairs)}
 
     def info(self) -> dict[str, Any]:
         """Return the engine's {kind, version, cpus, memory, architecture}."""
@@ -357,7 +362,7 @@ class Engine:
 
     def _error(self, what: str, ran: Ran) -> ContainerError:
         text = _last(ran.trouble or ran.out) or "it ended with code %d" % ran.code
-        if ran.code in (124, 126, 127) or "cannot connect to the docker daemon" in text.lower() or "permission denied" in text.lower():
+        if ran.code in (124, 126, 127) or "cannot connect to the docker daemon" in text.lower() or "trying to connect" in text.lower():
             return ContainerError("%s does not answer%s: %s. Is the engine installed and running?" % (self.kind, self._where(), text))
         if "port is already allocated" in text or "address already in use" in text:
             return ContainerError("%s %s: a port is taken by somebody else on this host: %s" % (self.kind, what, text))

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The module on a real engine: what it says is compared with what the engine, the container and its clients say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.conftest import ansible_module, eventually
+
+from lepton_ai.sandbox.engine import Engine
+from lepton_ai.sandbox.stand import free_port
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+MIB = 1 << 20
+
+
+@dataclass
+class Host:
+    """The engine with the modules on one side, and its own command on the other."""
+
+    engine: Engine
+    folder: Path
+
+    def module(self, module: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        where = {"engine": "docker", "engine_address": self.engine.address, "state_dir": str(self.folder)}
+        return ansible_module(module, {**where, **arguments}, check=check)
+
+    def container(self, name: str, **arguments: Any) -> dict[str, Any]:
+        return self.module("model_container", name=name, **arguments)
+
+    def docker(self, *words: str) -> str:
+        done = subprocess.run(["docker", "--host", self.engine.address, *words], capture_output=True, text=True, check=False)
+        return (done.stdout + done.stderr).strip()
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.docker("container", "inspect", name))[0]
+        return found
+
+    def everything(self) -> str:
+        """Return all that a change would show in."""
+        names = self.docker("ps", "--all", "--quiet", "--no-trunc").split()
+        files = sorted(str(path) for path in self.folder.rglob("*") if "locks" not in path.parts)
+        return (self.docker("container", "inspect", *names) if names else "") + "\n".join(files)
+
+
+@pytest.fixture
+def host(engine: Engine, tmp_path: Path) -> Iterator[Host]:
+    host = Host(engine, tmp_path / "state")
+    yield host
+    for name in host.docker("ps", "--all", "--quiet").split():
+        host.docker("rm", "--force", "--volumes", name)
+
+
+def served(port: int, path: str = "/") -> Any:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=2).json()
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def serving(port: int, **more: Any) -> dict[str, Any]:
+    return {"state": "healthy", "image": "model:1", "ports": [f"{port}:8080"], "health_path": "/v2/health/ready", "health_port": 8080, **more}
+
+
+def test_a_container_from_nothing_to_healthy_to_gone(host: Host) -> None:
+    port = free_port()
+    wish = serving(port, cpus=0.5, memory="64MiB")
+    before = host.everything()
+    planned = host.container("one", check=True, **wish)
+    assert planned["changed"]
+    assert planned["steps"] == ["create", "start", "wait"]
+    assert host.everything() == before
+    made = host.container("one", **wish)
+    assert made["changed"], made
+    assert made["changes"] == planned["changes"]
+    assert served(port)["model_version"] == "1"
+    again = host.container("one", **wish)
+    assert not again["changed"]
+    assert not again["failed"]
+    found = host.inspect("one")
+    assert (found["HostConfig"]["NanoCpus"], found["HostConfig"]["Memory"]) == (500_000_000, 64 * MIB)
+    # What a container gets when nobody asks for more.
+    assert found["HostConfig"]["ReadonlyRootfs"]
+    assert found["HostConfig"]["CapDrop"] == ["ALL"]
+    assert "no-new-privileges" in found["HostConfig"]["SecurityOpt"]
+    assert found["HostConfig"]["PortBindings"]["8080/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": str(port)}]
+    gone = host.container("one", state="absent")
+    assert gone["changed"]
+    assert host.docker("ps", "--all", "--quiet") == ""
+    assert not host.container("one", state="absent")["changed"]
+
+
+def test_limits_change_in_place(host: Host) -> None:
+    port = free_port()
+    host.container("one", **serving(port, cpus=0.5, memory="64MiB"))
+    before = host.inspect("one")
+    planned = host.container("one", memory="128MiB", cpus=0.7, restart="always", check=True)
+    assert {change["field"]: change["after"] for change in planned["changes"]} == {"memory": "128MiB", "cpus": 0.7, "restart": "always"}
+    assert host.inspect("one") == before
+    assert host.container("one", memory="128MiB", cpus=0.7, restart="always")["steps"] == ["update"]
+    after = host.inspect("one")
+    assert (after["Id"], after["State"]["StartedAt"]) == (before["Id"], before["State"]["StartedAt"])
+    # The kernel's own word, from inside: cgroup v1 or v2.
+    files = ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory.max")
+    script = f"import os; print([open(f).read().strip() for f in {files} if os.path.exists(f)][0])"
+    assert host.docker("exec", "one", "python3", "-c", script) == str(128 * MIB)
+    assert not host.container("one", memory="128MiB", cpus=0.7, restart="always")["changed"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"command": ["/usr/bin/python3", "-c", "import time; time.sleep(600)"]},
+        {"environment": {"A": "x y", "B": "{{ 1 + 1 }}", "C": "$(id)", "D": "'\""}},
+        {"ports": ["21801:8080", "0.0.0.0:21802:8081"]},
+        {"volumes": ["/tmp:/data", "cache:/cache:rw"]},
+        {"tmpfs": ["/tmp", "/run"]},
+        {"user": "1000:1000"},
+        {"read_only": False, "capabilities": ["NET_BIND_SERVICE", "CHOWN"]},
+        {"labels": {"team": "nlp", "note": "{{ lookup('pipe', 'id') }}"}},
+        {"cpus": 1.5, "memory": "64MiB", "restart": "on-failure"},
+        {"ports": [], "volumes": [], "environment": {}},
+    ],
+    ids=lambda options: ",".join(options),
+)
+def test_a_second_run_changes_nothing(host: Host, options: dict[str, Any]) -> None:
+    first = host.container("one", image="model:1", **options)
+    assert first["changed"], first
+    before = host.everything()
+    for check in (True, False):
+        again = host.container("one", image="model:1", check=check, **options)
+        assert not again["changed"], again["changes"]
+        assert not again["failed"]
+    assert host.everything() == before
+
+
+def test_a_new_image_takes_the_old_ones_place(host: Host) -> None:
+    port = free_port()
+    host.container("one", **serving(port))
+    before = host.inspect("one")["Id"]
+    planned = host.container("one", check=True, **serving(port, image="model:2"))
+    assert planned["changes"] == [{"field": "image", "before": "model:1", "after": "model:2", "effective": "with a brief stop"}]
+    assert host.inspect("one")["Id"] == before
+    host.container("one", **serving(port, image="model:2"))
+    assert served(port)["model_version"] == "2"
+    assert len(host.docker("ps", "--all", "--quiet").split()) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("model:broken", "again and again, the last time with code"),
+        ("model:slow", "did not become healthy within 2 s: /v2/health/ready answered 503"),
+        ("nowhere/model:9", "is not here, and could not be pulled"),
+    ],
+)
+def test_what_does_not_come_up_leaves_the_old_one(host: Host, image: str, reason: str) -> None:
+    port = free_port()
+    host.container("one", **serving(port))
+    before = host.inspect("one")["Id"]
+    failed = host.container("one", **serving(port, image=image, wait_seconds=2))
+    assert failed["failed"]
+    assert reason in failed["msg"]
+    assert "\x1b" not in failed["msg"]
+    assert host.inspect("one")["Id"] == before
+    eventually(lambda: served(port))
+    assert len(host.docker("ps", "--all", "--quiet").split()) == 1
+
+
+def test_one_that_never_came_up_is_not_left(host: Host) -> None:
+    failed = host.container("one", **serving(free_port(), image="model:broken"))
+    assert "{{ lookup('pipe', 'id') }} cannot be read" in failed["msg"]  # what it wrote, as it wrote it
+    assert "was removed again" in failed["msg"]
+    assert host.docker("ps", "--all", "--quiet") == ""
+
+
+def test_a_port_of_somebody_else(host: Host) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        failed = host.container("one", **serving(other.getsockname()[1]))
+    assert "a port is taken" in failed["msg"]
+    assert host.docker("ps", "--all", "--quiet") == ""
+
+
+def test_a_replacement_that_was_cut_short(host: Host) -> None:
+    """A crash between setting the old one aside and making the new one: the next run goes on from the old one."""
+    port = free_port()
+    host.container("one", **serving(port))
+    host.docker("stop", "--time", "1", "one")
+    host.docker("rename", "one", "one.replaced")
+    assert host.container("one", **serving(port))["changed"]
+    assert served(port)["model_version"] == "1"
+    assert host.docker("ps", "--all", "--format", "{{.Names}}") == "one"
+    # A crash after the new one serves: only the old one is left to remove.
+    host.docker("create", "--name", "one.replaced", "--label", "cloud.lepton.spec={}", "model:1")
+    assert host.container("one", **serving(port))["steps"] == ["drop_aside"]
+    assert host.docker("ps", "--all", "--format", "{{.Names}}") == "one"
+
+
+def test_secrets_are_files_and_show_nowhere(host: Host) -> None:
+    token = "hf_verysecret{{ 1 }}"
+    wish = {"image": "model:1", "secrets": {"hf_token": token}}
+    made = host.container("one", **wish)
+    assert made["changed"]
+    assert token not in json.dumps(made)
+    assert token not in json.dumps(host.inspect("one"))
+    # The image's user, who is not root, reads it.
+    assert host.docker("exec", "one", "python3", "-c", "print(open('/run/secrets/hf_token').read(), end='')") == token
+    assert host.docker("exec", "one", "python3", "-c", "import os; print(os.getuid())") == "1000"
+    assert (host.folder / "secrets").stat().st_mode & 0o077 == 0
+    assert not host.container("one", **wish)["changed"]
+    changed = host.container("one", image="model:1", secrets={"hf_token": "other-secret"})
+    assert [change["field"] for change in changed["changes"]] == ["secrets"]
+    assert host.docker("exec", "one", "python3", "-c", "print(open('/run/secrets/hf_token').read(), end='')") == "other-secret"
+    assert len(list((host.folder / "secrets" / "one").iterdir())) == 1
+    host.container("one", state="absent")
+    assert not (host.folder / "secrets" / "one").exists()
+
+
+def test_containers_of_others_are_left_alone(host: Host) -> None:
+    host.docker("run", "--detach", "--name", "theirs", "model:1")
+    before = host.everything()
+    for state in ("absent", "stopped", "started"):
+        assert "was not made by Lepton" in host.container("theirs", state=state)["msg"]
+    assert host.everything() == before
+    (seen,) = host.module("container_host_info")["containers"]
+    assert (seen["name"], seen["owned"]) == ("theirs", False)
+
+
+def test_an_image_for_another_architecture(host: Host) -> None:
+    shutil.rmtree(host.folder, ignore_errors=True)
+    host.docker("import", "--platform", "linux/arm64", str(_empty_tar(host.folder)), "foreign:1")
+    failed = host.container("one", image="foreign:1", command=["/x"])
+    assert "is for arm64, and this host is amd64" in failed["msg"]
+    assert host.docker("ps", "--all", "--quiet") == ""
+
+
+def _empty_tar(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "empty.tar").write_bytes(b"\0" * 10240)
+    return folder / "empty.tar"
+
+
+def test_an_engine_that_is_down(host: Host) -> None:
+    failed = ansible_module("container_host_info", {"engine": "docker", "engine_address": "unix:///nowhere/docker.sock", "state_dir": str(host.folder)})
+    assert "docker does not answer at unix:///nowhere/docker.sock" in failed["msg"]
+
+
+def test_what_a_host_has_and_what_is_free(host: Host) -> None:
+    port = free_port()
+    before = host.module("container_host_info")
+    host.container("one", **serving(port, memory="64MiB", cpus=0.5))
+    after = host.module("container_host_info", name="one", log_lines=5, port_range=f"{port}-{port + 1}")
+    assert before["room"]["memory_free"] - after["room"]["memory_free"] == 64 * MIB
+    assert before["room"]["cpus_free"] - after["room"]["cpus_free"] == 0.5
+    assert port not in after["ports_free"]
+    assert after["log"] == "serving version 1\n"
+    assert "model:1" in after["container_images"]
