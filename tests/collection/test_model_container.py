@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,18 +237,21 @@ def test_containers_of_others_are_left_alone(host: Host) -> None:
     assert (seen["name"], seen["owned"]) == ("theirs", False)
 
 
-def test_an_image_for_another_architecture(host: Host) -> None:
-    shutil.rmtree(host.folder, ignore_errors=True)
-    host.docker("import", "--platform", "linux/arm64", str(_empty_tar(host.folder)), "foreign:1")
-    failed = host.container("one", image="foreign:1", command=["/x"])
+def test_an_image_for_another_architecture(host: Host, tmp_path: Path) -> None:
+    """The same image with another word in its configuration, as a build on another machine would have it."""
+    host.docker("save", "--output", str(tmp_path / "image.tar"), "model:1")
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        archive.extractall(tmp_path / "image", filter="data")
+    manifest = json.loads((tmp_path / "image" / "manifest.json").read_text())
+    config = tmp_path / "image" / manifest[0]["Config"]
+    config.write_text(json.dumps({**json.loads(config.read_text()), "architecture": "arm64"}))
+    (tmp_path / "image" / "manifest.json").write_text(json.dumps([{**manifest[0], "RepoTags": ["foreign:1"]}]))
+    with tarfile.open(tmp_path / "foreign.tar", "w") as archive:
+        archive.add(tmp_path / "image", arcname=".")
+    host.docker("load", "--input", str(tmp_path / "foreign.tar"))
+    failed = host.container("one", image="foreign:1")
     assert "is for arm64, and this host is amd64" in failed["msg"]
     assert host.docker("ps", "--all", "--quiet") == ""
-
-
-def _empty_tar(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "empty.tar").write_bytes(b"\0" * 10240)
-    return folder / "empty.tar"
 
 
 def test_an_engine_that_is_down(host: Host) -> None:

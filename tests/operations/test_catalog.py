@@ -19,12 +19,16 @@ TASKS = "- name: Say\n  ansible.builtin.debug:\n    msg: hello"
 
 def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> None:
     assert not catalog.problems
-    assert set(catalog.operations) == {
-        "host.show", "node.abandon", "node.console", "node.create", "node.list", "node.reboot", "node.rebuild", "node.release", "node.resize",
-        "node.show", "node.start", "node.stop",
-    }  # fmt: skip
+    assert {noun: [operation.verb for operation in catalog.verbs(noun)] for noun in catalog.nouns()} == {
+        "container": ["list", "logs", "remove", "start", "stop"],
+        "host": ["show"],
+        "node": ["abandon", "console", "create", "list", "reboot", "rebuild", "release", "resize", "show", "start", "stop"],
+        "service": ["balance", "create", "delete", "list", "reconcile", "scale", "show", "update"],
+    }
     assert all(operation.guarded for operation in catalog)
-    assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {"node.release", "node.rebuild"}
+    assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {
+        "container.remove", "node.release", "node.rebuild", "service.delete",
+    }  # fmt: skip
 
 
 def test_dropping_a_file_pair_into_the_folder_is_a_new_operation(tmp_path: Path) -> None:
@@ -117,7 +121,9 @@ def test_the_reference_page_is_the_generated_one(catalog: Catalog) -> None:
     assert (PACKAGE.parent.parent / "docs" / "operations.md").read_text() == reference_page(catalog), "run: make docs"
 
 
-READING = {f"lepton.cloud.{name}" for name in ("operation", "locate", "place", "plan", "virtual_node_info", "host_info")}
+READING = {
+    f"lepton.cloud.{name}" for name in ("operation", "locate", "place", "plan", "virtual_node_info", "host_info", "container_host_info", "load_balancer_info")
+}
 
 
 @pytest.mark.parametrize(
@@ -148,13 +154,27 @@ def test_a_composite_changes_only_by_its_steps(operation: Operation) -> None:
     folder = operation.playbook.parent
     assert operation.name in PLANNERS
     plays = yaml.safe_load(operation.playbook.read_text())
+    plays = [
+        inner
+        for play in plays
+        for inner in (yaml.safe_load((folder / play["ansible.builtin.import_playbook"]).read_text()) if "ansible.builtin.import_playbook" in play else [play])
+    ]
     tasks = [task for play in plays for task in play["tasks"]]
     modules = [next(key for key in task if key.startswith(("ansible.builtin.", "lepton.cloud."))) for task in tasks]
-    assert set(modules) <= READING | {"ansible.builtin.include_tasks"}
+    assert set(modules) <= READING | {"ansible.builtin.import_tasks"}
     assert modules.count("lepton.cloud.plan") == 1
-    (steps,) = [task for task in tasks if "ansible.builtin.include_tasks" in task]
-    assert steps["ansible.builtin.include_tasks"] == "tasks/step.yml"
-    assert steps["when"] == "not ansible_check_mode or lepton_plan is defined"
-    assert plays[-1]["any_errors_fatal"] is True, "a step after one that failed would still be done on other hosts"
-    (step,) = yaml.safe_load((folder / "tasks" / "step.yml").read_text())
-    assert set(step) == {"name", "lepton.cloud.step", "when"}
+    (steps,) = [task for task in tasks if "ansible.builtin.import_tasks" in task]
+    assert steps["ansible.builtin.import_tasks"] == "../tasks/steps.yml"
+    assert plays[-1]["hosts"] == "localhost", "a step is done once, on the host that it is for"
+
+
+def test_steps_are_done_in_one_place() -> None:
+    """What every composite does with its steps: nothing in check mode unless a plan was handed in, and back only after trouble."""
+    do, undo, say = yaml.safe_load((builtin_playbooks() / "tasks" / "steps.yml").read_text())
+    assert do["when"] == "not ansible_check_mode or lepton_plan is defined"
+    assert "trouble" in undo["loop"]
+    assert "trouble" in say["when"]
+    assert [next(key for key in task if "." in key) for task in (do, undo, say)] == [*["ansible.builtin.include_tasks"] * 2, "ansible.builtin.fail"]
+    step, keep = yaml.safe_load((builtin_playbooks() / "tasks" / "step.yml").read_text())
+    assert step["delegate_to"] == "{{ step.host }}"
+    assert set(keep) == {"name", "ansible.builtin.set_fact", "when"}

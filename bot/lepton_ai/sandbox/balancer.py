@@ -67,7 +67,7 @@ def start_balancer(folder: Path) -> Balancer:
     (folder / "haproxy.cfg").write_text(CONFIG.format(folder=folder))
     (folder / "state").touch()
     log = folder / "haproxy.log"
-    command = [_haproxy(), "-W", "-S", "master.sock", "-f", "haproxy.cfg", "-f", "services", "-p", "haproxy.pid"]
+    command = [_haproxy(), "-W", "-S", f"{folder}/master.sock", "-f", "haproxy.cfg", "-f", "services", "-p", "haproxy.pid"]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS

@@ -17,7 +17,7 @@ from typing import Any, Iterable, Mapping
 
 from ._command import clean
 from ._node import Change
-from ._service import Service, ServiceError, read_service
+from ._service import Service, read_service
 
 MARK = "# lepton: "
 SERVER_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
@@ -25,6 +25,7 @@ ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[?[0-9a-fA-F:]{2,39}\]?"
 SERVER_LINE = re.compile(r"^  server (?P<name>\S+) (?P<address>\S+):(?P<port>\d+) (?P<rest>.*)$", re.MULTILINE)
 # `default-server` does not reach servers that are added at run time (haproxy#1994), so each carries its checks itself.
 CHECKS = "check inter 1s fastinter 250ms downinter 1s fall 2 rise 1"
+DRAINED = "# drained, of weight "
 FULL_WEIGHT = 100  # of HAProxy's 0 to 256, so that a weight is a percentage of a whole replica
 # Bits of srv_admin_state, https://docs.haproxy.org/2.6/management.html (show servers state)
 MAINT_BITS = 0x01 | 0x02 | 0x20
@@ -96,8 +97,8 @@ def render(entry: Entry, listen_address: str) -> str:
     ]
     for server in entry.servers:
         # HAProxy's configuration has no word for a drained server; no weight is the same to new sessions.
-        written = replace(server, weight=0) if server.state == "drain" else server
-        down = " disabled" if server.state == "maint" else ""
+        written = _written(server)
+        down = " disabled" if server.state == "maint" else " %s%d" % (DRAINED, server.weight) if server.state == "drain" else ""
         lines.append("  server %s %s:%d %s%s" % (server.name, server.address, server.port, server_words(written, service), down))
     return "\n".join(lines) + "\n"
 
@@ -111,14 +112,14 @@ def read_entry(name: str, text: str) -> Entry | None:
         wanted = json.loads(first[len(MARK) :])
         service = read_service(name, wanted["service"])
         replicas, version = int(wanted["replicas"]), int(wanted["version"])
-    except (ValueError, KeyError, TypeError, ServiceError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BalancerError("the file of service %s at the load balancer cannot be read: %s" % (name, error)) from error
     servers = []
     for line in SERVER_LINE.finditer(text):
-        weight = re.search(r"\bweight (\d+)", line["rest"])
-        state = "maint" if line["rest"].endswith(" disabled") else "ready"
-        number = int(weight.group(1)) if weight else FULL_WEIGHT
-        servers.append(Server(line["name"], line["address"], int(line["port"]), number, "drain" if number == 0 and state == "ready" else state))
+        drained = line["rest"].partition(DRAINED)[2]
+        weight = drained or re.search(r"\bweight (\d+)", line["rest"]).group(1)  # type: ignore[union-attr]
+        state = "drain" if drained else "maint" if line["rest"].endswith(" disabled") else "ready"
+        servers.append(Server(line["name"], line["address"], int(line["port"]), int(weight), state))
     return Entry(name, service, replicas, tuple(servers), version)
 
 
@@ -235,14 +236,14 @@ def plan_server(entry: Entry, running: Mapping[str, Server], name: str, *, state
         wanted = Server(name, address, port, FULL_WEIGHT if weight is None else weight, state)
         added = [Change("state", "absent", state), Change("address", None, "%s:%d" % (address, port)), Change("weight", None, wanted.weight)]
         return Plan(("add", state), tuple(added), _sorted((*others, wanted)))
-    # A drained server that was read back from the file has no weight of its own any more.
-    own_weight = now.weight or FULL_WEIGHT
+    # A drained server that a reload has brought back has no weight of its own any more, but the file knows it.
+    own_weight = now.weight or (written.weight if written is not None else 0) or FULL_WEIGHT
     wanted = Server(name, address or now.address, port or now.port, own_weight if weight is None else weight, state)
     changes, steps = [], []
     if (wanted.address, wanted.port) != (now.address, now.port):
         changes.append(Change("address", "%s:%d" % (now.address, now.port), "%s:%d" % (wanted.address, wanted.port)))
         steps.append("address")
-    if wanted.weight != now.weight:
+    if wanted.weight != now.weight and not (now.weight == 0 and state == "drain" and weight is None):
         changes.append(Change("weight", now.weight, wanted.weight))
         steps.append("weight")
     if wanted.state != now.state:

@@ -142,7 +142,7 @@ class Balancer:
             else:
                 with open(target, "w", encoding="utf-8") as opened:
                     opened.write(text)
-            ran = self._run(["haproxy", "-c", "-q", "-f", self.config, "-f", folder], seconds=30, together=True)
+            ran = self._run(["haproxy", "-c", "-f", self.config, "-f", folder], seconds=30, together=True)
             if ran.code:
                 said = [line for line in clean(ran.out or ran.trouble).replace(folder, self.services_dir).splitlines() if "ALERT" in line or ran.code > 1]
                 raise BalancerError("HAProxy does not accept the configuration of %s: %s" % (name, " ".join(said)[-600:]))
@@ -198,6 +198,7 @@ class Balancer:
         after = replace(entry, servers=plan.servers)
         wanted = next((server for server in plan.servers if server.name == name), None)
         before = self.servers().get(entry.name, {}).get(name)
+        self._check(entry.name, render(after, self.listen_address))  # before anything is done that could not be written down
         if plan.file_first:
             if "wait" in plan.steps:  # what is still used must stay in the file until it is not
                 self._drain(entry.name, name, before, drain_seconds)

@@ -71,7 +71,7 @@ class Scene:
 
     def alive(self) -> list[Replica]:
         """Return the replicas that run, or that may run on a host that does not answer."""
-        return [item for item in self.replicas if item.state == "running" or (item.host is None and self.silent_engines and item.servers)]
+        return [item for item in self.replicas if item.state in ("running", "paused") or (item.host is None and self.silent_engines and item.servers)]
 
     def dead(self) -> list[Replica]:
         """Return what is left of replicas that certainly do not run any more."""
