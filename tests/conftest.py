@@ -27,8 +27,8 @@ from lepton_ai.runs.store import Store
 from lepton_ai.sandbox.balancer import Balancer, start_balancer, stop_balancer
 from lepton_ai.sandbox.engine import Engine, engine_missing, start_engine, stop_engine
 from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hypervisor
-from lepton_ai.sandbox.images import load_models
-from lepton_ai.sandbox.stand import Stand, link_guest_image, stand
+from lepton_ai.sandbox.images import MODELS, load_models
+from lepton_ai.sandbox.stand import Stand, link_guest_image, stand, stop_stand
 from lepton_ai.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,17 +122,6 @@ def hypervisor() -> Iterator[Hypervisor]:
     yield running
     stop_hypervisor(folder)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-# Stand-in models by image: two versions that serve, one that ends at once, one that answers every other request with an error, one
-# that never becomes ready.
-MODELS = {
-    "model:1": {"VERSION": "1"},
-    "model:2": {"VERSION": "2"},
-    "model:broken": {"BREAK": "1"},
-    "model:flaky": {"VERSION": "3", "FAIL": "0.5"},
-    "model:slow": {"VERSION": "4", "START": "600"},
-}
 
 
 @pytest.fixture(scope="session")
@@ -254,7 +243,7 @@ def workspace_stand() -> Iterator[Stand]:
         write_probes(running.site / "playbooks", folder / "trace")
         running.start_bot()
         yield running
-    stop_hypervisor(folder)
+    stop_stand(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -27,8 +27,7 @@ from lepton_ai.operations.parsing import read_arguments
 from lepton_ai.operations.reference import reference_page
 from lepton_ai.paths import builtin_playbooks
 from lepton_ai.runs.model import Run, State
-from lepton_ai.sandbox.hypervisor import stop_hypervisor
-from lepton_ai.sandbox.stand import stand
+from lepton_ai.sandbox.stand import stand, stop_stand
 from lepton_ai.sandbox.tour import Tour, commands
 from lepton_ai.serve import serve as serve_forever
 from lepton_ai.settings import Secrets, Settings, load_settings
@@ -342,7 +341,7 @@ def sandbox(
 ) -> None:
     """A Slack workspace, a hypervisor and the bot on this machine, to try Lepton in. No account, no credentials."""
     if clean:
-        stop_hypervisor(folder)
+        stop_stand(folder)
         shutil.rmtree(folder, ignore_errors=True)
         return
     # A shell starts background jobs with SIGINT ignored; SIGTERM would leave the bot behind.

@@ -29,7 +29,7 @@ from lepton_ai.runs.store import Store
 from lepton_ai.settings import Secrets, Settings
 from lepton_ai.slack.accounts import Accounts
 from lepton_ai.slack.app import build_app, slack_client
-from lepton_ai.slack.choices import Choices
+from lepton_ai.slack.choices import Choices, Look
 from lepton_ai.slack.door import Door
 from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.messages import LiveMessages
@@ -100,7 +100,7 @@ async def _open_doors(
         messages = LiveMessages(runs, paced, settings.slack.update_seconds, sessions.page if settings.public_url else None)
         runs.listeners.append(messages.changed)
         signing = secrets.slack_signing_secret.get_secret_value() if secrets.slack_signing_secret else None
-        choices = Choices(lambda: runs.look("host.show"))
+        choices = Choices(Look(runs.look))
         runs.listeners.append(choices.changed)
         entrance = sessions.entrance if settings.public_url else None
         door = Door(intake, queue.start, messages, groups, choices, client, settings.slack.command, entrance)

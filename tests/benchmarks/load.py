@@ -20,8 +20,7 @@ import httpx
 import yaml
 from tests.conftest import write_playbook
 
-from lepton_ai.sandbox.hypervisor import stop_hypervisor
-from lepton_ai.sandbox.stand import Stand, stand
+from lepton_ai.sandbox.stand import Stand, stand, stop_stand
 from lepton_ai.sandbox.workspace import TEAM
 
 LONGEST_SECONDS = 1800
@@ -92,7 +91,7 @@ def main() -> None:
             running.start_bot()
             found = measure(running, given.people, given.commands, given.seconds, folder / "trace")
     finally:
-        stop_hypervisor(folder)
+        stop_stand(folder)
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(found) if given.json else "\n".join(f"{name:24} {value:>10}" for name, value in found.items()))
 

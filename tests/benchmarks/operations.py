@@ -22,9 +22,8 @@ from pathlib import Path
 import yaml
 
 from lepton_ai.paths import builtin_playbooks, sandbox_inventory
-from lepton_ai.sandbox.hypervisor import stop_hypervisor
 from lepton_ai.sandbox.people import Person
-from lepton_ai.sandbox.stand import Stand, stand
+from lepton_ai.sandbox.stand import Stand, stand, stop_stand
 
 ROOT = Path(__file__).resolve().parents[2]
 REPEATS = 5
@@ -86,7 +85,7 @@ def main() -> None:
         with stand(folder) as running:
             found = measure(running)
     finally:
-        stop_hypervisor(folder)
+        stop_stand(folder)
         shutil.rmtree(folder, ignore_errors=True)
     if as_json:
         print(json.dumps(found, indent=2))

@@ -14,9 +14,8 @@ from slack_sdk.signature import SignatureVerifier
 from tests.conftest import eventually, write_probes
 
 from lepton_ai.runs import processes
-from lepton_ai.sandbox.hypervisor import stop_hypervisor
 from lepton_ai.sandbox.people import Person, text_of
-from lepton_ai.sandbox.stand import stand
+from lepton_ai.sandbox.stand import stand, stop_stand
 from lepton_ai.sandbox.workspace import SIGNING_SECRET
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
@@ -71,5 +70,5 @@ def test_over_http_with_signatures_and_retries() -> None:
             ada.say("/lepton node list")
             eventually(lambda: any("http_error 401" in text_of(message) for message in ada.answers()))
     finally:
-        stop_hypervisor(folder)
+        stop_stand(folder)
         shutil.rmtree(folder, ignore_errors=True)

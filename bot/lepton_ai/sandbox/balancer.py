@@ -39,11 +39,13 @@ class Balancer:
     folder: Path
 
 
-def _haproxy() -> str:
-    found = shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")
-    if found is None:
-        raise LeptonError("haproxy is missing", hint="install it: apt-get install haproxy")
-    return found
+def balancer_missing() -> list[str]:
+    """Return what this machine lacks to run a load balancer of its own, [] when nothing."""
+    return [] if _program() else ["haproxy"]
+
+
+def _program() -> str | None:
+    return shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")
 
 
 def _answers(path: Path) -> bool:
@@ -67,7 +69,10 @@ def start_balancer(folder: Path) -> Balancer:
     (folder / "haproxy.cfg").write_text(CONFIG.format(folder=folder))
     (folder / "state").touch()
     log = folder / "haproxy.log"
-    command = [_haproxy(), "-W", "-S", f"{folder}/master.sock", "-f", "haproxy.cfg", "-f", "services", "-p", "haproxy.pid"]
+    program = _program()
+    if program is None:
+        raise LeptonError("haproxy is missing", hint="install it: apt-get install haproxy")
+    command = [program, "-W", "-S", f"{folder}/master.sock", "-f", "haproxy.cfg", "-f", "services", "-p", "haproxy.pid"]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS

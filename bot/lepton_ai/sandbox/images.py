@@ -25,6 +25,15 @@ PACKAGES = (
 )  # fmt: skip
 UNUSED = ("usr/share", "usr/lib/python3.11/test", "usr/lib/python3.11/idlelib", "usr/lib/python3.11/lib2to3", "usr/lib/python3.11/ensurepip")
 PYTHON = "python:sandbox"
+# Stand-in models by image, with what makes them so: two versions that serve, one that ends at once, one that answers every other
+# request with an error, one that is never ready.
+MODELS = {
+    "model:1": {"VERSION": "1"},
+    "model:2": {"VERSION": "2"},
+    "model:broken": {"BREAK": "1"},
+    "model:flaky": {"VERSION": "3", "FAIL": "0.5"},
+    "model:slow": {"VERSION": "4", "START": "600"},
+}
 
 
 def base_archive() -> Path:
@@ -78,11 +87,16 @@ def load_base(engine: Engine) -> str:
 
 def load_models(engine: Engine, environments: dict[str, dict[str, str]]) -> None:
     """Make stand-in models known to an engine: by image, the environment that makes them what they are."""
+    server = (files("lepton_ai.sandbox") / "model" / "server.py").read_bytes()
+    mark = hashlib.sha256(server + repr(sorted(environments.items())).encode()).hexdigest()[:16]
+    if _docker(engine, "images", "--quiet", f"lepton-models:{mark}").strip():
+        return
     base = load_base(engine)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / "server.py").write_bytes((files("lepton_ai.sandbox") / "model" / "server.py").read_bytes())
+        (folder / "server.py").write_bytes(server)
         for image, environment in environments.items():
             lines = [f"FROM {base}", "COPY server.py /server.py", *(f"ENV {name}={value}" for name, value in environment.items())]
             (folder / "Dockerfile").write_text("\n".join([*lines, 'CMD ["/usr/bin/python3", "/server.py"]', ""]))
             _docker(engine, "build", "--quiet", "--tag", image, str(folder))
+    _docker(engine, "tag", base, f"lepton-models:{mark}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything the demo and the end-to-end tests stand on: hypervisor, guest image, site, workspace and bot, below one folder."""
+"""Everything the demo and the end-to-end tests stand on, below one folder: hypervisor, container engine, load balancer, site, workspace, bot."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ import yaml
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.paths import sandbox_inventory
+from lepton_ai.sandbox.balancer import Balancer, balancer_missing, start_balancer, stop_balancer
 from lepton_ai.sandbox.delivery import SignedHttp
+from lepton_ai.sandbox.engine import Engine, engine_missing, start_engine, stop_engine
 from lepton_ai.sandbox.guest import build_guest
-from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor
+from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hypervisor
+from lepton_ai.sandbox.images import MODELS, load_models
 from lepton_ai.sandbox.server import Sandbox
 from lepton_ai.sandbox.workspace import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, TEAM, sandbox_workspace
 
@@ -103,6 +106,9 @@ class Stand:
     hypervisor: Hypervisor
     bot: Bot
     sandbox: Sandbox
+    engine: Engine | None
+    balancer: Balancer | None
+    service_port: int
 
     def start_bot(self) -> None:
         """Start the bot and wait until it can be spoken to; raise LeptonError with the end of its log when it cannot."""
@@ -124,7 +130,7 @@ def write_site(folder: Path, base_url: str, *, mode: str = "socket", port: int =
         "inventory": str(sandbox_inventory()),
         "state_dir": str(folder / "state"),
         "port": port,
-        "environment": ["LEPTON_SANDBOX"],
+        "environment": ["LEPTON_SANDBOX", "LEPTON_SANDBOX_PORT"],
         "label": "sandbox",
         "public_url": f"http://127.0.0.1:{port}",
         "slack": {"base_url": f"{base_url}api/", "mode": mode, "update_seconds": 0.3},
@@ -161,15 +167,35 @@ def link_guest_image(folder: Path) -> None:
     link.symlink_to(build_guest())
 
 
+def start_containers(folder: Path) -> tuple[Engine | None, Balancer | None]:
+    """Start an engine with the stand-in models as images, and a load balancer; without what they need, neither, and say so."""
+    missing = engine_missing() + balancer_missing()
+    if missing:
+        print(f"NOT STARTED: containers and services need {', '.join(missing)}; the rest works", file=sys.stderr)  # noqa: T201
+        return None, None
+    engine = start_engine(folder)
+    load_models(engine, MODELS)
+    return engine, start_balancer(folder)
+
+
+def stop_stand(folder: Path) -> None:
+    """End what lives on below `folder` after a stand: guests with libvirtd, containers with Docker, HAProxy."""
+    stop_hypervisor(folder)
+    stop_balancer(folder)
+    stop_engine(folder)
+
+
 @contextmanager
 def stand(folder: Path, *, port: int = 0, mode: str = "socket", start_bot: bool = True) -> Iterator[Stand]:
-    """Start everything below `folder` and yield it; the bot and the workspace end with it, guests and libvirtd live on.
+    """Start everything below `folder` and yield it; the bot and the workspace end with it, guests, containers and their daemons live on.
 
     `port` is the workspace's (any free one by default), `mode` is Slack's: 'socket' or 'http'.
     """
     folder = folder.resolve()
     hypervisor = start_hypervisor(folder)
     link_guest_image(folder)
+    engine, balancer = start_containers(folder)
+    service_port = free_port()
     address = port or free_port()
     base_url = f"http://127.0.0.1:{address}/"
     bot_port = free_port()
@@ -178,10 +204,11 @@ def stand(folder: Path, *, port: int = 0, mode: str = "socket", start_bot: bool 
     sandbox = Sandbox(sandbox_workspace(), base_url, delivery)
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "USER") if name in os.environ}
     environment |= {"SLACK_BOT_TOKEN": BOT_TOKEN, "SLACK_APP_TOKEN": APP_TOKEN, "SLACK_SIGNING_SECRET": SIGNING_SECRET, "LEPTON_SANDBOX": str(folder)}
+    environment["LEPTON_SANDBOX_PORT"] = str(service_port)
     bot = Bot(site, folder / "bot.log", environment, bot_port)
     with serving(sandbox, address):
         try:
-            running = Stand(folder, base_url, site, hypervisor, bot, sandbox)
+            running = Stand(folder, base_url, site, hypervisor, bot, sandbox, engine, balancer, service_port)
             if start_bot:
                 running.start_bot()
             yield running

@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to choose from: hosts, nodes and images as the hosts last told, always answered at once."""
+"""What there is to choose from: hosts, nodes, containers, services and images as they last told, always answered at once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
-from lepton_ai.runs.model import Result, Run
+from lepton_ai.runs.model import HERE, Result, Run
 from lepton_ai.runs.progress import Progress
 
 log = structlog.get_logger()
+# What the pickers and the Home show comes from these reads: what each tells.
+LOOKS = {
+    "host.show": ("capacity", "host", "nodes", "images"),
+    "container.list": ("containers", "room", "container_images"),
+    "service.list": ("services",),
+}
+NAMED = {"node": "nodes", "container": "containers", "service": "services"}
+IMAGES = {"image": "images", "container_image": "container_images"}
 FRESH_SECONDS = 15.0  # what is older is asked for again, behind the answer
 FIRST_SECONDS = 0.8  # how long the very first answer may wait
 
@@ -28,12 +36,40 @@ class Inventory:
     silent: dict[str, str] = field(default_factory=dict)
 
     def names(self, kind: str) -> list[str]:
-        """Return the sorted names of all things of a kind: host, node or image."""
+        """Return the sorted names of all things of a kind."""
         if kind == "host":
             return sorted({*self.hosts, *self.silent})
-        if kind == "node":
-            return sorted({str(node.get("name")) for answer in self.hosts.values() for node in answer.get("nodes", ())})
-        return sorted({str(image) for answer in self.hosts.values() for image in answer.get("images", ())})
+        answers = self.hosts.values()
+        if kind in NAMED:
+            return sorted({str(item.get("name")) for answer in answers for item in answer.get(NAMED[kind], ()) if item.get("owned", True)})
+        return sorted({str(image) for answer in answers for image in answer.get(IMAGES[kind], ())})
+
+    def seen_by(self, operations: Collection[str]) -> Inventory:
+        """Return what somebody sees who may ask for these operations only."""
+        keys = {key for operation, told in LOOKS.items() if operation in operations for key in told}
+        hosts = {host: {key: value for key, value in answer.items() if key in keys} for host, answer in self.hosts.items()}
+        return replace(self, hosts={host: answer for host, answer in hosts.items() if answer}, silent=self.silent if keys else {})
+
+
+class Look:
+    """Asks all hosts what there is, by the reading operations. What the site's inventory has no hosts for is asked for once."""
+
+    def __init__(self, ask: Callable[[str], Result]) -> None:
+        self._ask = ask
+        self._operations = list(LOOKS)
+
+    def __call__(self) -> Result:
+        """Return all answers together. Blocks."""
+        together = Result()
+        for operation in list(self._operations):
+            told = self._ask(operation)
+            if HERE in told.failures:
+                self._operations.remove(operation)
+                continue
+            for host, answer in told.answers.items():
+                together.answers.setdefault(host, {}).update(answer)
+            together.failures.update(told.failures)
+        return together
 
 
 class Choices:

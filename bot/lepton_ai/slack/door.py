@@ -319,14 +319,14 @@ class Door:
         store, intake = self._intake.runs.store, self._intake
         seen = [run for run in store.runs(60) if intake.may_see(caller, run).allowed]
         waiting = [plan for plan in store.open_plans() if standing(plan, store.decisions(plan.id)) is Standing.WAITING and intake.why_not(caller, plan) is None]
-        looks = "host.show" in typed.allowed(intake, caller).operations
+        inventory = self._choices.inventory.seen_by(typed.allowed(intake, caller).operations)
         return home(
             label=intake.runs.settings.label,
             freezes=store.freezes(),
             running=[run for run in seen if not run.state.final],
             waiting=waiting,
             recent=[run for run in seen if run.state is State.SUCCEEDED and not run.check and run.risk != "read"],
-            inventory=self._choices.inventory if looks else None,
+            inventory=inventory if inventory.hosts or inventory.silent else None,
         )
 
     # -- helpers -------------------------------------------------------------------------------------------------

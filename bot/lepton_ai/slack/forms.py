@@ -19,7 +19,7 @@ from lepton_ai.slack.limits import HINT_LIMIT, ID_LIMIT, INPUT_LIMIT, OPTION_TEX
 
 FORM, PICK = "operation_form", "operation_pick"
 CHOOSE = "choose_"  # and the kind: the action of a select over the live inventory
-LIVE_KINDS = frozenset({"node", "host", "image"})
+LIVE_KINDS = frozenset({"node", "host", "image", "service", "container", "container_image"})
 MODE, REASON = "lepton-mode", "lepton-reason"  # no option can be called so
 YES = "yes"
 BOOLEANS_TRUE = frozenset(str(value).lower() for value in ANSIBLES_TRUE)
@@ -134,7 +134,7 @@ def _field(operation: Operation, name: str, option: Mapping[str, Any], value: An
         yes = _option("Yes", YES)
         element |= {"type": "checkboxes", "options": [yes], **({"initial_options": [yes]} if str(initial).lower() in BOOLEANS_TRUE else {})}
     elif kind in LIVE_KINDS and kind_of == "str" and not option.get("no_log"):
-        element |= {"type": "external_select", "action_id": CHOOSE + kind, "min_query_length": 0, "placeholder": _plain(f"Name of a {kind}")}
+        element |= {"type": "external_select", "action_id": CHOOSE + kind, "min_query_length": 0, "placeholder": _plain(f"Name of a {kind.replace('_', ' ')}")}
         element |= {"initial_option": _option(str(initial), str(initial))} if initial else {}
     elif kind_of in ("int", "float"):
         element |= {"type": "number_input", "is_decimal_allowed": kind_of == "float", **({"initial_value": str(initial)} if initial is not None else {})}

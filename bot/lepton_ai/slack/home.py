@@ -32,7 +32,7 @@ def home(
     blocks.append(_title("Under way"))
     blocks += [section(run_line(run)) for run in running[:MOST_RUNS]] or [section("Nothing.")]
     if inventory is not None:
-        blocks.append(_title("Hosts and nodes"))
+        blocks.append(_title("What there is"))
         blocks += inventory_blocks(inventory.hosts) if inventory.hosts else [section("No host has answered yet.")]
         blocks += [section(f":warning: {escape(host)}: {escape(why)}") for host, why in list(inventory.silent.items())[:5]]
     blocks.append(_title("Changed lately"))

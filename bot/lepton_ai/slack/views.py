@@ -30,6 +30,9 @@ MOST_LINES = 30
 MOST_HOSTS = 10
 MOST_CONSOLES = 3
 BAR = 10  # characters of a progress bar
+ROOM_FIELDS = {"cpus", "cpus_free", "memory", "memory_free"}
+CONTAINER_FIELDS = {"name", "state", "image", "cpus", "memory", "owned"}
+SERVICE_FIELDS = {"name", "replicas", "declaration", "servers", "counters"}
 NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
 _ICONS = {
     State.QUEUED: ":hourglass_flowing_sand:",
@@ -246,6 +249,7 @@ def _change_whole(change: FieldChange) -> str:
 
 def _add_answers(message: Message, answers: Mapping[str, Mapping[str, Any]]) -> None:
     consoles = [(host, answer["console"]) for host, answer in sorted(answers.items()) if "console" in answer]
+    consoles += [(host, answer["log"]) for host, answer in sorted(answers.items()) if "log" in answer]
     for host, text in consoles[:MOST_CONSOLES]:
         message.code(text or "(nothing yet)", f"{host}-console.txt", end=True)
     if len(consoles) > MOST_CONSOLES:
@@ -282,7 +286,49 @@ def inventory_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]
             [node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes
         ]
         tables.append(_table(rows))
+    tables += _container_tables(answers) + _service_tables(answers)
     return tables
+
+
+def _container_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    rooms = [(host, answer["room"]) for host, answer in sorted(answers.items()) if set(answer.get("room", ())) >= ROOM_FIELDS]
+    tables = []
+    if rooms:
+        rows = [["HOST", "CPUS FREE", "MEMORY FREE"]]
+        rows += [[host, f"{room['cpus_free']:g} of {room['cpus']:g}", f"{_gib(room['memory_free'])} of {_gib(room['memory'])}"] for host, room in rooms]
+        tables.append(_table(rows))
+    found = [(host, item) for host, answer in sorted(answers.items()) for item in answer.get("containers", ()) if set(item) >= CONTAINER_FIELDS and item["owned"]]
+    if found:
+        rows = [["CONTAINER", "HOST", "STATE", "IMAGE", "CPUS", "MEMORY"]]
+        rows += [
+            [item["name"], host, item["state"], item["image"], f"{item['cpus'] or '-'}", f"{item['memory'] or '-'}"] for host, item in found
+        ]
+        tables.append(_table(rows))
+    return tables
+
+
+def _service_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return a line for each service at each load balancer, with what clients got there, and one for each of its replicas."""
+    services = [(host, item) for host, answer in sorted(answers.items()) for item in answer.get("services", ()) if set(item) >= SERVICE_FIELDS]
+    if not services:
+        return []
+    rows = [["SERVICE", "AT", "REPLICAS", "IMAGE", "PORT", "REQUESTS", "ERRORS"]]
+    for host, item in services:
+        counted, up = item["counters"], sum(1 for server in item["servers"] if server.get("status") == "UP")
+        wanted = item["declaration"]
+        replicas = f"{up} of {item['replicas']}"
+        rows.append([item["name"], host, replicas, wanted["image"], str(wanted["listen_port"]), *_counts(counted)])
+    servers = [["REPLICA", "AT", "STATE", "CHECK", "WEIGHT", "SESSIONS", "REQUESTS", "ERRORS", "MS"]]
+    for host, item in services:
+        for server in item["servers"]:
+            words = [server["name"], host, server["state"], server.get("status", "-"), str(server["weight"]), str(server.get("sessions", "-"))]
+            servers.append([*words, *_counts(server), str(server.get("response_ms", "-"))])
+    return [_table(rows), _table(servers)] if len(servers) > 1 else [_table(rows)]
+
+
+def _counts(counted: Mapping[str, Any]) -> list[str]:
+    errors = sum(counted.get(field, 0) for field in ("http_5xx", "connection_errors", "response_errors"))
+    return [str(counted.get("requests", "-")), str(errors)]
 
 
 def _approval_blocks(plan: Run, stands: Standing, decisions: Sequence[Decision]) -> list[Block]:

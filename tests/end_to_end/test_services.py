@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services on real containers behind a real HAProxy: clients under a steady load lose nothing, whatever is done, and each failure takes
+back only its own.
+
+What is said is compared with the engine, with HAProxy's own tables and with what an independent client (wrk) counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from tests.conftest import ROOT, eventually
+from tests.load import load
+
+from lepton_ai.sandbox.people import Person, text_of
+from lepton_ai.sandbox.stand import Stand
+from lepton_ai.slack.views import APPROVE
+
+pytestmark = [pytest.mark.docker, pytest.mark.haproxy, pytest.mark.libvirt, pytest.mark.slow]
+
+
+class Site:
+    """The stand with the playbooks on one side, and the systems' own tools on the other."""
+
+    def __init__(self, stand: Stand) -> None:
+        self.stand = stand
+        self.url = f"http://127.0.0.1:{stand.service_port}/"
+
+    def playbook(self, verb: str, *words: str, noun: str = "service", **arguments: Any) -> subprocess.CompletedProcess[str]:
+        extra = [word for name, value in arguments.items() for word in ("-e", json.dumps({name: value}))]
+        return subprocess.run(
+            [ROOT / ".venv/bin/ansible-playbook", "-i", ROOT / "inventories/sandbox", ROOT / f"playbooks/{noun}/{verb}.yml", *extra, *words],
+            capture_output=True, text=True, check=False, timeout=240, cwd=ROOT,
+            env={**os.environ, "LEPTON_SANDBOX": str(self.stand.folder), "LEPTON_SANDBOX_PORT": str(self.stand.service_port), "ANSIBLE_NOCOLOR": "1"},
+        )  # fmt: skip
+
+    def do(self, verb: str, **arguments: Any) -> str:
+        done = self.playbook(verb, service="chat", **arguments)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def docker(self, *words: str) -> str:
+        assert self.stand.engine is not None
+        return subprocess.run(["docker", "--host", self.stand.engine.address, *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    def containers(self, *, running: bool = True) -> list[str]:
+        return sorted(self.docker("ps", *([] if running else ["--all"]), "--format", "{{.Names}} {{.Image}}").splitlines())
+
+    def servers(self) -> dict[str, tuple[str, str]]:
+        """Return HAProxy's own table: address and status by server."""
+        assert self.stand.balancer is not None
+        script = f"echo 'show stat' | nc -NU {self.stand.balancer.folder}/admin.sock"
+        lines = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+        header = lines[0].lstrip("# ").split(",")
+        rows = [dict(zip(header, line.split(","), strict=False)) for line in lines[1:] if line.startswith("chat,chat-")]
+        return {row["svname"]: (row["addr"], row["status"]) for row in rows}
+
+    def file(self) -> str:
+        assert self.stand.balancer is not None
+        path = self.stand.balancer.folder / "services" / "chat.cfg"
+        return path.read_text() if path.exists() else ""
+
+    def everything(self) -> tuple[list[str], dict[str, tuple[str, str]], str]:
+        return self.containers(running=False), self.servers(), self.file()
+
+    def versions(self) -> set[str]:
+        return {httpx.get(self.url).json()["model_version"] for _ in range(20)}
+
+
+@pytest.fixture
+def site(workspace_stand: Stand) -> Iterator[Site]:
+    """The site with a service `chat` of one replica."""
+    site = Site(workspace_stand)
+    before = site.everything()
+    planned = site.playbook("create", "--check", service="chat")
+    assert planned.returncode == 0, planned.stdout
+    assert site.everything() == before == ([], {}, "")
+    site.do("create")
+    yield site
+    if site.file():
+        site.do("delete")
+    assert site.everything() == ([], {}, "")
+
+
+def test_scale_up_and_down_under_load_drops_nothing(site: Site) -> None:
+    with load(site.url) as counted:
+        site.do("scale", replicas=4)
+        assert len(site.containers()) == 4
+        assert set(site.servers()) == {name.split()[0] for name in site.containers()}
+        assert all(status == "UP" for _address, status in site.servers().values())
+        before = site.everything()
+        site.do("scale", replicas=4)
+        assert site.everything() == before
+        site.do("scale", replicas="-3")
+        assert len(site.containers(running=False)) == len(site.servers()) == 1
+    assert counted.requests > 1000
+    assert counted.dropped == 0, counted
+
+
+def test_rolling_to_a_new_image_and_to_broken_ones_drops_nothing(site: Site) -> None:
+    site.do("scale", replicas=2)
+    with load(site.url) as counted:
+        site.do("update", image="model:2")
+        assert [name.split()[1] for name in site.containers(running=False)] == ["model:2", "model:2"]
+        assert site.versions() == {"2"}
+        before = site.everything()
+        for image, reason in (("model:broken", "again and again"), ("nowhere/model:1", "could not be pulled")):
+            failed = site.playbook("update", service="chat", image=image)
+            assert failed.returncode != 0
+            assert reason in failed.stdout
+            assert "all of it was taken back" in failed.stdout
+            assert site.everything() == before
+        assert site.versions() == {"2"}
+    assert counted.requests > 1000
+    assert counted.dropped == 0, counted
+
+
+def test_a_version_that_answers_errors_is_taken_back(site: Site) -> None:
+    """It must answer clients to be judged, so some of them see its errors; it is drained as soon as they are too many."""
+    site.do("scale", replicas=2)
+    before = site.everything()
+    with load(site.url) as counted:
+        failed = site.playbook("update", service="chat", image="model:flaky")
+        assert "does not serve well, and gets no more requests" in failed.stdout
+        assert site.everything() == before
+    assert 0 < counted.bad_status < counted.requests / 20
+    assert counted.socket_errors == 0
+
+
+def test_a_killed_replica_costs_at_most_what_was_in_flight_and_is_replaced(site: Site) -> None:
+    site.do("scale", replicas=2)
+    victim = sorted(site.servers())[0]
+    with load(site.url) as counted:
+        time.sleep(0.5)  # the load is to be under way
+        site.docker("kill", victim)
+        eventually(lambda: site.servers()[victim][1].startswith("DOWN"))
+        planned = site.playbook("reconcile", "--check", service="chat")
+        assert planned.returncode == 0
+        assert victim in site.servers()
+        site.do("reconcile")
+        assert victim not in site.servers()
+        assert len(site.containers(running=False)) == len(site.servers()) == 2
+        before = site.everything()
+        site.do("reconcile")
+        assert site.everything() == before
+    assert counted.dropped <= 4, counted  # connections of the load: no more than that can be in flight
+
+
+def test_a_replica_on_a_host_that_does_not_answer_is_not_started_twice(site: Site) -> None:
+    site.do("scale", replicas=2)
+    before = site.everything()
+    # Its engine cannot be asked, so its replicas may live: their number is as it is wanted, and nothing is done.
+    done = site.playbook("reconcile", service="chat", lepton_engine={"engine": "docker", "engine_address": "unix:///nowhere.sock"})
+    assert done.returncode == 0, done.stdout
+    assert site.everything() == before
+    refused = site.playbook("scale", service="chat", replicas=1, lepton_engine={"engine": "docker", "engine_address": "unix:///nowhere.sock"})
+    assert "chat is not scaled down: here did not answer" in refused.stdout
+    assert site.everything() == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "reason"),
+    [
+        ("scale", {"replicas": 9}, "may have 1 to 6 replicas, not 9"),
+        ("scale", {"replicas": "{{ 1 + 1 }}"}, "expected a number such as 4"),
+        ("update", {"image": "a b"}, "is not an image"),
+        ("create", {}, "there is a service chat already"),
+    ],
+)
+def test_bad_input_changes_nothing(site: Site, verb: str, arguments: dict[str, Any], reason: str) -> None:
+    before = site.everything()
+    unsafe = {name: {"__ansible_unsafe": value} if isinstance(value, str) else value for name, value in arguments.items()}
+    failed = site.playbook(verb, service="chat", **unsafe)
+    assert failed.returncode != 0
+    assert reason in failed.stdout
+    assert site.everything() == before
+
+
+def test_from_slack_planned_approved_and_under_load(site: Site) -> None:
+    """The plan that is shown is the list of steps that is done; the counts of clients and balancer agree that none was lost."""
+    ada = Person(site.stand.base_url)
+    before = site.everything()
+    with load(site.url) as counted:
+        ada.say("/lepton plan service scale chat replicas=3")
+        plan = ada.wait(lambda text: "[Do it]" in text)
+        assert "here: keep that chat is wanted so" in text_of(plan)
+        assert "start chat-2 from model:1" in text_of(plan)
+        assert "`replicas` 1 → *3*" in text_of(plan)
+        assert site.everything() == before
+        ada.seen = plan["ts"]
+        ada.press(plan, APPROVE)
+        ada.wait(lambda text: "*changed*" in text and "of the approved plan" in text, 60)
+        assert len(site.servers()) == 3
+        ada.say("/lepton service show chat")
+        shown = text_of(ada.wait(lambda text: "REPLICAS" in text))
+        assert "3 of 3" in shown
+        assert all(name in shown for name in site.servers())
+    assert counted.dropped == 0, counted
+    ada.say("/lepton service scale chat replicas=9")
+    ada.wait(lambda text: "may have 1 to 6 replicas, not 9" in text)
+    ada.say("/lepton container list")
+    ada.wait(lambda text: "CONTAINER" in text and "model:1" in text)
+    ada.home(lambda text: "3 of 3" in text)
+
+
+def test_two_scales_at_once_wait_for_each_other(site: Site) -> None:
+    ada = Person(site.stand.base_url)
+    ada.say("/lepton service scale chat replicas=+1")
+    ada.say("/lepton service scale chat replicas=+1")
+    eventually(lambda: len(site.servers()) == 3, 60)
+    eventually(lambda: '"replicas":3' in site.file())
