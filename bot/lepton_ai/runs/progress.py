@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.lepton.cloud.plugins.module_utils._steps import field_name
+
 from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
 
 LONGEST = 4000  # characters of one text that is kept
@@ -142,11 +144,13 @@ class Progress:
     def take_plan(self) -> None:
         """Count what a composite operation has planned as what it would change, step by step."""
         for step in self.result.plan.get("steps", ()):
+            if step.get("undo"):
+                continue
             before, after = step["before"], step["after"]
             if step["host"] not in self.result.changed_hosts:
                 self.result.changed_hosts.append(step["host"])
-            for field_name in {**before, **after}:
-                _append(self.result.changes, FieldChange(step["host"], field_name, before.get(field_name), after.get(field_name)))
+            for name in {**before, **after}:
+                _append(self.result.changes, FieldChange(step["host"], field_name(step, name), before.get(name), after.get(name)))
 
 
 def field_changes(event: RunEvent) -> list[FieldChange]:

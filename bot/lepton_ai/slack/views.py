@@ -224,9 +224,13 @@ def _outcome(run: Run, result: Result) -> str:
 def _add_result(message: Message, run: Run) -> None:
     result = result_of(run)
     if run.check and (steps := result.plan.get("steps")):
-        lines = [f"{number}. {step['host']}: {step['title']}" for number, step in enumerate(steps, 1)]
-        head = "These steps, in this order, and nothing else:"
-        message.lines([(f"*{head}*", head), *((escape(line), line) for line in lines)], "steps.txt")
+        forward = [step for step in steps if not step.get("undo")]
+        lines = [("These steps, in this order, and nothing else:", True)]
+        lines += [(f"{number}. {step['host']}: {step['title']}", False) for number, step in enumerate(forward, 1)]
+        if len(forward) < len(steps):
+            lines.append(("And only where one of them does not succeed, to take back what belongs to it:", True))
+            lines += [(f"{step['host']}: {step['title']}", False) for step in steps if step.get("undo")]
+        message.lines([(f"*{escape(line)}*" if head else escape(line), line) for line, head in lines], "steps.txt")
     if result.changes:
         message.lines([(_change_shown(change), _change_whole(change)) for change in result.changes], "changes.txt")
     if run.risk == "read" and (result.answers or run.state is State.SUCCEEDED):
@@ -297,12 +301,12 @@ def _container_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str
         rows = [["HOST", "CPUS FREE", "MEMORY FREE"]]
         rows += [[host, f"{room['cpus_free']:g} of {room['cpus']:g}", f"{_gib(room['memory_free'])} of {_gib(room['memory'])}"] for host, room in rooms]
         tables.append(_table(rows))
-    found = [(host, item) for host, answer in sorted(answers.items()) for item in answer.get("containers", ()) if set(item) >= CONTAINER_FIELDS and item["owned"]]
+    found = [
+        (host, item) for host, answer in sorted(answers.items()) for item in answer.get("containers", ()) if set(item) >= CONTAINER_FIELDS and item["owned"]
+    ]
     if found:
         rows = [["CONTAINER", "HOST", "STATE", "IMAGE", "CPUS", "MEMORY"]]
-        rows += [
-            [item["name"], host, item["state"], item["image"], f"{item['cpus'] or '-'}", f"{item['memory'] or '-'}"] for host, item in found
-        ]
+        rows += [[item["name"], host, item["state"], item["image"], f"{item['cpus'] or '-'}", f"{item['memory'] or '-'}"] for host, item in found]
         tables.append(_table(rows))
     return tables
 

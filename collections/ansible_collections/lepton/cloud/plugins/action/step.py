@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._steps import NOTHING, StepError, due, noted, options_of, unmet
+from ..module_utils._steps import NOTHING, StepError, due, field_name, noted, options_of, unmet
 
 
 class ActionModule(ActionBase):
@@ -34,6 +34,9 @@ class ActionModule(ActionBase):
         answered = self._do(step, options, variables)
         trouble = str(answered.get("msg") or "it failed without a message") if answered.get("failed") else ""
         answered["outcomes"] = noted(step, outcomes, trouble)
+        told = {**step["before"], **step["after"]}
+        changes = [change for change in answered.get("changes") or () if not told or change["field"] in told]
+        answered["changes"] = [dict(change, field=field_name(step, change["field"])) for change in changes]
         return answered
 
     def _do(self, step: dict[str, Any], options: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class ActionModule(ActionBase):
             if not seen.get("failed") and not seen.get("changed"):
                 return {**seen, "outcomes": outcomes}
         before, after = step["before"], step["after"]
-        fields = [{"field": field, "before": before.get(field), "after": after.get(field)} for field in {**before, **after}]
+        fields = [{"field": field_name(step, field), "before": before.get(field), "after": after.get(field)} for field in {**before, **after}]
         changes = [dict(change, effective="now") for change in fields]
         return {"changed": True, "changes": changes, "diff": {"before": before, "after": after}, "outcomes": {**outcomes, "left": True}}
 

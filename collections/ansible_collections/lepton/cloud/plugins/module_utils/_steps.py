@@ -75,6 +75,11 @@ def options_of(step: Step) -> str:
     return name
 
 
+def field_name(step: Step, field: str) -> str:
+    """Return how a field that a step changes is called: with whose it is, where a plan is about several things of a host."""
+    return "%s %s" % (step["args"]["name"], field) if step.get("group") else field
+
+
 # What came of the steps so far, as it is handed from one to the next.
 Outcomes = dict[str, Any]
 NOTHING: Outcomes = {"begun": [], "failed": [], "stopped": False, "trouble": []}
