@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,6 +27,12 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall(page.read_text()) if kind == language]
 
 
+def needing(page: Path) -> Any:
+    """Return a page as a parameter of a test, with the marks of what its commands need."""
+    marks = [pytest.mark.docker, pytest.mark.haproxy] if page.name in ("containers.md", "services.md") else []
+    return pytest.param(page, marks=marks)
+
+
 def test_pages_link_to_what_exists() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
@@ -34,13 +41,14 @@ def test_pages_link_to_what_exists() -> None:
 
 @pytest.mark.libvirt
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [needing(page) for page in PAGES if blocks(page, "sh")], ids=lambda page: page.name)
 def test_commands(workspace_stand: Stand, page: Path, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
         "LEPTON_SITE": str(workspace_stand.site),
         "LEPTON_SANDBOX": str(workspace_stand.folder),
+        "LEPTON_SANDBOX_PORT": str(workspace_stand.service_port),
     }
     # Commands that name files of the checkout run in it, others where they can leave something.
     for line in (line.partition("#")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()):

@@ -231,9 +231,6 @@ def make_plan(wish: Wish, found: Container | None, image_id: str | None, *, asid
         raise ContainerError("%s exists on this host but was not made by Lepton, so it is left alone: adopt it, or choose another name" % wish.name)
     if wish.state == "absent":
         return _removal(found, aside=aside)
-    if found is None and aside:
-        # Cut short between the two: what was there before comes back first, and is then compared as ever.
-        raise AssertionError("the caller puts back what was set aside")
     if found is None:
         return _creation(wish, image_id)
     spec = check_spec(replace(found.spec, **wish.given))  # type: ignore[type-var]

@@ -15,6 +15,7 @@ from typing import Any, Mapping, Sequence
 
 from ._command import Ran, Run, clean, run
 from ._container import ASIDE, Container, ContainerError, Limits, Plan, Spec, host_port, read_spec
+from ._node import given
 
 SPEC_LABEL = "cloud.lepton.spec"
 SECRETS_LABEL = "cloud.lepton.secrets"  # which folder of its secrets a container has
@@ -215,23 +216,20 @@ class Engine:
 
         Raises ContainerError with why, and with the last lines that the container wrote.
         """
-        old, spec = name + ASIDE, plan.spec
+        old = name + ASIDE
         was_running = False
         try:
             for step in plan.steps:
                 if step == "pull":
-                    assert spec is not None
-                    self.pull(spec.image)
+                    self.pull(given(plan.spec).image)
                 elif step == "create":
-                    assert spec is not None
-                    self.check_architecture(spec.image)
-                    self.create(name, spec, plan.limits, values)
+                    self.check_architecture(given(plan.spec).image)
+                    self.create(name, given(plan.spec), plan.limits, values)
                 elif step == "start":
                     self._ask("start", name)
                     self._must_run(name)
                 elif step == "wait":
-                    assert spec is not None
-                    self.wait_healthy(name, spec, wait_seconds)
+                    self.wait_healthy(name, given(plan.spec), wait_seconds)
                 elif step == "stop":
                     was_running = True
                     self._ask("stop", "--time=%d" % stop_seconds, name, seconds=stop_seconds + 30)

@@ -16,6 +16,7 @@ from typing import Any
 
 from ._balancer import BalancerError, Entry, Plan, Server, agreement, read_entry, read_servers, read_statistics, render, server_words
 from ._command import Run, clean, run
+from ._node import given
 from ._service import NAME
 
 ANSWER_SECONDS = 10
@@ -194,9 +195,8 @@ class Balancer:
 
     def apply_server(self, entry: Entry, name: str, plan: Plan, *, drain_seconds: float) -> None:
         """Do a server's plan. When its sessions do not end in time it is as it was before, and BalancerError says how many are left."""
-        assert plan.servers is not None
-        after = replace(entry, servers=plan.servers)
-        wanted = next((server for server in plan.servers if server.name == name), None)
+        after = replace(entry, servers=given(plan.servers))
+        wanted = next((server for server in after.servers if server.name == name), None)
         before = self.servers().get(entry.name, {}).get(name)
         self._check(entry.name, render(after, self.listen_address))  # before anything is done that could not be written down
         if plan.file_first:

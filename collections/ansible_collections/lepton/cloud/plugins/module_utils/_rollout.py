@@ -227,7 +227,7 @@ class Planner:
 
     def up(self, count: int) -> None:
         """Start so many replicas side by side, then take each in as it becomes healthy; take back those that do not."""
-        new = [self.room()[1] for _ in range(count)]
+        new = [self.room()[1] for _number in range(count)]
         for replica in new:
             self.start(replica)
         for replica in new:
@@ -315,7 +315,7 @@ class Planner:
 def surplus(replicas: Sequence[Replica], count: int) -> list[Replica]:
     """Return the replicas that go first: those that do not serve, then those on the fullest host, then the youngest."""
     left, going = list(replicas), []
-    for _ in range(count):
+    for _number in range(count):
         counts = {item.host: sum(1 for other in left if other.host == item.host) for item in left}
         worst = max(left, key=lambda item: (not item.serves, counts[item.host], item.number))
         left.remove(worst)

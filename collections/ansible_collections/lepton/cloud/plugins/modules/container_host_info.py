@@ -42,7 +42,7 @@ engine:
   returned: success
   sample: {kind: docker, version: 20.10.24, cpus: 8, memory: 33554432000, architecture: amd64}
 containers:
-  description: The containers by name. Those with RV(containers[].owned=false) were not made by Lepton.
+  description: The containers by name. Those with C(owned) false were not made by Lepton.
   type: list
   elements: dict
   returned: success
