@@ -339,7 +339,7 @@ def sandbox(
     script: Annotated[bool, typer.Option("--script", help="Play the tour and end; non-zero when a step is not as it should be.")] = False,
     clean: Annotated[bool, typer.Option("--clean", help="End and remove everything below the folder.")] = False,
 ) -> None:
-    """A Slack workspace, a hypervisor and the bot on this machine, to try Lepton in. No account, no credentials."""
+    """A Slack workspace, a hypervisor, containers, a load balancer and the bot on this machine, to try Lepton in. No account, no credentials."""
     if clean:
         stop_stand(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -355,7 +355,7 @@ def sandbox(
         out.print(f"\nThe workspace is open at [bold]{running.base_url}[/bold]\n\nType there, for example:")
         for line in commands(8090):
             out.print(f"  {line}", markup=False)
-        out.print("\nThe guest then answers at http://127.0.0.1:8090/cgi-bin/status")
+        out.print(f"\nThe guest then answers at http://127.0.0.1:8090/cgi-bin/status, the service at http://127.0.0.1:{running.service_port}/")
         out.print(f"The bot's log: {running.bot.log}\nEnd with Ctrl-C; remove everything with: make demo-clean")
         assert running.bot.process is not None
         try:

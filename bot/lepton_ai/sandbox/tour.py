@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 from rich.console import Console
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.sandbox.client import calling
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand, free_port
 from lepton_ai.slack.views import APPROVE, CANCEL
@@ -30,6 +31,11 @@ def commands(port: int) -> list[str]:
         "/lepton node list",
         "/lepton node create prod-1 memory=64MiB",
         "/lepton node release web-1",
+        "/lepton service create chat",
+        "/lepton service scale chat 2",
+        "/lepton service update chat image=model:2",
+        "/lepton service show chat",
+        "/lepton service delete chat",
     ]
 
 
@@ -66,6 +72,10 @@ class Tour:
         self._approve(lines[5])
         self._cancel()
         self._release(lines[6])
+        if self._stand.balancer is None:
+            self._note("services are not shown: a container engine or a load balancer could not be started here")
+        else:
+            self._serve(lines[7:])
 
     def _ask(self, person: Person, line: str, expected: str) -> dict[str, Any]:
         self._console.print(f"\n[bold]{person.user[2:].lower()}[/bold] › {_plain(line)}", highlight=False)
@@ -103,6 +113,25 @@ class Tour:
         self._show(self._ada.wait(lambda text: "*changed*" in text))
         self._must("web-1" not in self._virsh("list", "--all", "--name"), "libvirt must have no such domain any more")
         self._must(not list(self._stand.folder.glob("disks/web-1*")), "nothing of the node may be left on disk")
+
+    def _serve(self, lines: Sequence[str]) -> None:
+        """Show a service of real containers behind HAProxy that grows and rolls while clients call it all the time."""
+        create, scale, update, show, delete = lines
+        self._ask(self._ada, create, "*changed*")
+        with calling(self._stand.service_port) as counts:
+            self._ask(self._ada, scale, "`chat-2 state` absent → *ready*")
+            self._ask(self._ada, update, "*changed*")
+            shown = self._ask(self._ada, show, "2 of 2")
+            self._must("model:2" in text_of(shown), "the new image must serve")
+        self._note(f"clients that called it all the time count: {', '.join(f'{count} x {what}' for what, count in counts.items())}")
+        self._must(set(counts) == {"200"}, "no request may be dropped")
+        plan = self._ask(self._ada, delete, "[Do it]")
+        self._ada.seen = plan["ts"]
+        self._ada.press(plan, APPROVE)
+        self._show(self._ada.wait(lambda text: "*changed*" in text))
+        assert self._stand.engine is not None
+        left = subprocess.run(["docker", "--host", self._stand.engine.address, "ps", "--all", "--quiet"], capture_output=True, text=True, check=False).stdout
+        self._must(not left, "nothing of the service may be left")
 
     def _guest(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         deadline = time.monotonic() + BOOT_SECONDS
