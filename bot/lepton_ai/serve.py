@@ -21,6 +21,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.masking import service_mask
+from lepton_ai.reconcile import Reconciler
 from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.queue import Queue
@@ -93,6 +94,7 @@ async def _open_doors(
     runs.listeners.append(_release_settled(intake, queue.start))
     health = {"database": "ok"}
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
+    workers.append(Reconciler(intake, queue.start, settings.reconcile_seconds).work())
     slack = None
     sessions = Sessions(settings.state_dir, settings.public_url)
     if client is not None:

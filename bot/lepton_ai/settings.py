@@ -50,6 +50,7 @@ class Settings(BaseModel):
     port: int = 8010
     public_url: str = ""  # where people's browsers reach it, for links to run pages; none without it
     max_runs: int = Field(default=8, ge=1)
+    reconcile_seconds: float = Field(default=30.0, ge=0)  # between two looks at services; 0: none
     environment: list[str] = Field(default_factory=list)
     label: str = Field(default="", max_length=40)  # shown in every message: stage, prod
     time_zone: str | None = None  # of rules with hours; this machine's own by default

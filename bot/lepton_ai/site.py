@@ -26,11 +26,14 @@ access:
       operations: ["*"]
     viewer:
       operations: ["node.list", "node.show", "host.show"]
+    mender:
+      operations: ["service.reconcile"]
     web-builder:
       operations: ["node.resize", "node.start", "node.stop"]
       targets: ["node/web-*"]
   # Nobody may do anything until a grant says so. Principals: slack:TEAM/USER, slack-group:TEAM/GROUP, os:UID@HOST.
-  grants: []
+  grants:
+    - {role: mender, principals: ["schedule:reconcile"]}  # replaces replicas that have died
   #  - role: operator
   #    principals: ["slack:T012345/U012345"]
   #    channels: ["C012345"]

@@ -35,10 +35,12 @@ START_SECONDS = 30
 ACCESS = {
     "roles": {
         "operator": {"operations": ["*"]},
+        "mender": {"operations": ["service.reconcile"]},
         "builder": {"operations": ["node.list", "node.show", "node.resize", "host.show"], "targets": ["node/web-*"]},
     },
     "grants": [
         {"role": "operator", "principals": [f"slack:{TEAM}/U0ADA"]},
+        {"role": "mender", "principals": ["schedule:reconcile"]},
         {"role": "builder", "principals": [f"slack-group:{TEAM}/S0BUILDERS"], "channels": ["C0MODELS"]},
     ],
     "approvals": [
@@ -132,6 +134,7 @@ def write_site(folder: Path, base_url: str, *, mode: str = "socket", port: int =
         "port": port,
         "environment": ["LEPTON_SANDBOX", "LEPTON_SANDBOX_PORT"],
         "label": "sandbox",
+        "reconcile_seconds": 4,
         "public_url": f"http://127.0.0.1:{port}",
         "slack": {"base_url": f"{base_url}api/", "mode": mode, "update_seconds": 0.3},
         "access": ACCESS,
