@@ -11,7 +11,9 @@ import pytest
 
 from lepton_ai.errors import LeptonError
 from lepton_ai.reconcile import MOST_PATIENT, PRINCIPAL, Reconciler, amiss
+from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE, Result
+from lepton_ai.runs.store import Store
 
 
 def service(*servers: tuple[str, str, str], replicas: int = 2, version: int = 1) -> dict[str, Any]:
@@ -42,11 +44,11 @@ def test_what_is_amiss(answers: dict[str, Any], found: dict[str, str]) -> None:
 class Site:
     """A site whose load balancers answer what a test wants, and which counts what is asked of it."""
 
-    def __init__(self, refuses: bool = False) -> None:
+    def __init__(self, store: Store, refuses: bool = False) -> None:
         self.answer: dict[str, Any] = WELL
         self.asked: list[tuple[str, dict[str, Any], str]] = []
         self.begun: list[str] = []
-        self.runs = SimpleNamespace(catalog=SimpleNamespace(operations={"service.list": None, "service.reconcile": None}), look=self.look)
+        self.runs = SimpleNamespace(catalog=SimpleNamespace(operations={"service.list": None, "service.reconcile": None}), look=self.look, store=store)
         self.refuses = refuses
 
     def look(self, _name: str) -> Result:
@@ -62,8 +64,8 @@ class Site:
         return Reconciler(self, self.begun.append, 30)  # type: ignore[arg-type]
 
 
-def test_only_what_stays_amiss_is_mended() -> None:
-    site = Site()
+def test_only_what_stays_amiss_is_mended(store: Store) -> None:
+    site = Site(store)
     reconciler = site.reconciler()
     for answer in (DOWN, WELL, DOWN):
         site.answer = answer
@@ -74,8 +76,8 @@ def test_only_what_stays_amiss_is_mended() -> None:
     assert len(site.begun) == 1
 
 
-def test_what_does_not_get_well_is_tried_less_and_less_often() -> None:
-    site = Site()
+def test_what_does_not_get_well_is_tried_less_and_less_often(store: Store) -> None:
+    site = Site(store)
     reconciler = site.reconciler()
     site.answer = DOWN
     tried = []
@@ -93,13 +95,28 @@ def test_what_does_not_get_well_is_tried_less_and_less_often() -> None:
     assert len(site.asked) == len(tried) + 1  # what was well in between is tried at once again
 
 
-def test_without_a_grant_or_a_load_balancer_nothing_is_done() -> None:
-    refused = Site(refuses=True)
+def test_without_a_grant_or_a_load_balancer_nothing_is_done(store: Store) -> None:
+    refused = Site(store, refuses=True)
     reconciler = refused.reconciler()
     refused.answer = DOWN
     assert reconciler.tick()
     assert reconciler.tick()
     assert refused.begun == []
-    without = Site()
+    without = Site(store)
     without.runs.look = lambda _name: Result(failures={HERE: "the inventory has no host in the group load_balancers"})
     assert not without.reconciler().tick()
+
+
+def test_a_service_that_somebody_is_changing_is_left_alone(store: Store) -> None:
+    site = Site(store)
+    reconciler = site.reconciler()
+    site.answer = DOWN
+    holder = leases.process_holder("somebody")
+    assert not leases.try_acquire(store, holder, ["service/chat"])
+    for _ in range(3):
+        reconciler.tick()
+    assert site.asked == []
+    leases.release(store, holder.owner)
+    reconciler.tick()
+    reconciler.tick()
+    assert len(site.asked) == 1

@@ -14,6 +14,7 @@ import structlog
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
+from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE
 
 log = structlog.get_logger()
@@ -42,7 +43,9 @@ def amiss(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 @dataclass
 class Reconciler:
-    """Looks again and again. A service in the midst of a change is amiss for a moment, so only what two looks found amiss is mended."""
+    """Looks again and again. A service in the midst of a change is amiss for a while, so one that somebody holds the lock of does not
+    count, and only what two looks found amiss is mended.
+    """
 
     intake: Intake
     start: Callable[[str], None]  # what begins a run that was written
@@ -66,7 +69,8 @@ class Reconciler:
         told = self.intake.runs.look(LOOK)
         if HERE in told.failures:
             return False
-        now = amiss(told.answers)
+        held = {lock for lock, _owner in leases.locks(self.intake.runs.store)}
+        now = {name: reason for name, reason in amiss(told.answers).items() if f"service/{name}" not in held}
         for name in list(self._tries):
             if name not in now:
                 del self._tries[name], self._rests[name]
