@@ -41,8 +41,8 @@ def wish(state: str = "started", limits: dict[str, Any] | None = None, *, secret
         (wish(image="model:1"), RUNNING, "sha256:bb", ("stop", "set_aside", "create", "start", "wait", "drop_aside")),
         (wish("stopped", image="model:2"), replace(RUNNING, state="exited"), "sha256:bb", ("set_aside", "create", "drop_aside")),
         (wish(secrets_differ=True), RUNNING, None, ("pull", "stop", "set_aside", "create", "start", "wait", "drop_aside")),
-        (wish("absent"), RUNNING, None, ("stop", "remove", "forget_secrets")),
-        (wish("absent"), replace(RUNNING, state="exited"), None, ("remove", "forget_secrets")),
+        (wish("absent"), RUNNING, None, ("stop", "remove", "forget")),
+        (wish("absent"), replace(RUNNING, state="exited"), None, ("remove", "forget")),
         (wish("absent"), None, None, ()),
     ],
 )
@@ -136,7 +136,7 @@ def test_podman_is_asked_with_its_own_words() -> None:
         asked.append(command)
         return Ran(125, "[]\n", "Error: inspecting object: no such container one\n")
 
-    engine = Engine("podman", address="unix:///run/podman.sock", secret_dir="/nowhere", run=run)
+    engine = Engine("podman", address="unix:///run/podman.sock", state_dir="/nowhere", run=run)
     assert engine.container("one") is None
     assert asked == [["podman", "--url", "unix:///run/podman.sock", "container", "inspect", "one"]]
 
@@ -153,7 +153,7 @@ def test_podman_is_asked_with_its_own_words() -> None:
     ],
 )
 def test_an_engines_refusal_is_said_in_words(ran: Ran, reason: str) -> None:
-    engine = Engine("docker", address="unix:///x", secret_dir="/nowhere", run=lambda *_words, **_options: ran)
+    engine = Engine("docker", address="unix:///x", state_dir="/nowhere", run=lambda *_words, **_options: ran)
     with pytest.raises(ContainerError, match=reason) as caught:
         engine.put_back("one", start=True)
     assert "\x1b" not in str(caught.value)

@@ -237,6 +237,36 @@ def test_containers_of_others_are_left_alone(host: Host) -> None:
     assert (seen["name"], seen["owned"]) == ("theirs", False)
 
 
+def test_a_container_of_somebody_else_is_taken_over_as_it_is(host: Host) -> None:
+    port = free_port()
+    made = ["run", "--detach", "--name", "theirs", "--publish", f"127.0.0.1:{port}:8080", "--env", "A=b c", "--label", "team=x", "--memory", "64m"]
+    host.docker(*made, "--volume", "/tmp:/data", "model:1")
+    before = host.inspect("theirs")
+    files = host.everything()
+    planned = host.container("theirs", state="adopted", check=True)
+    assert planned["changed"]
+    assert host.everything() == files
+    assert host.container("theirs", state="adopted")["changed"]
+    assert not host.container("theirs", state="adopted")["changed"]
+    assert host.inspect("theirs") == before
+    # What it was made from is known, so what is as it was is no change, and what needs a new container keeps the rest.
+    wish = {"image": "model:1", "ports": [f"127.0.0.1:{port}:8080"], "environment": {"A": "b c"}, "labels": {"team": "x"}, "volumes": ["/tmp:/data:rw"]}
+    assert not host.container("theirs", **wish, memory="64MiB")["changed"]
+    assert host.container("theirs", memory="96MiB")["steps"] == ["update"]
+    assert host.container("theirs", image="model:2")["changed"]
+    assert eventually(lambda: served(port))["model_version"] == "2"
+    assert "A=b c" in host.inspect("theirs")["Config"]["Env"]
+    host.container("theirs", state="absent")
+    assert not list((host.folder / "adopted").iterdir())
+    assert "there is no container theirs" in host.container("theirs", state="adopted")["msg"]
+
+
+def test_a_container_that_could_not_be_made_again_is_not_taken_over(host: Host) -> None:
+    host.docker("run", "--detach", "--name", "theirs", "--env", "DB_PASSWORD=x", "model:1")
+    assert "use `secrets`" in host.container("theirs", state="adopted")["msg"]
+    assert "was not made by Lepton" in host.container("theirs", state="absent")["msg"]
+
+
 def test_an_image_for_another_architecture(host: Host, tmp_path: Path) -> None:
     """The same image with another word in its configuration, as a build on another machine would have it."""
     host.docker("save", "--output", str(tmp_path / "image.tar"), "model:1")

@@ -12,13 +12,16 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from tests.conftest import ROOT, eventually
 from tests.load import load
 
+from lepton_ai.sandbox.balancer import start_balancer, stop_balancer
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand
 
@@ -30,6 +33,7 @@ class Site:
 
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
+        self.inventories: list[str] = []  # beside the sandbox's
         self.url = f"http://127.0.0.1:{stand.service_port}/"
         # With the bot's socket, so that a plain run and what the bot does by itself wait for each other.
         self.environment = {
@@ -38,7 +42,9 @@ class Site:
         }  # fmt: skip
 
     def playbook(self, verb: str, *words: str, noun: str = "service", **arguments: Any) -> subprocess.CompletedProcess[str]:
-        extra = [word for name, value in arguments.items() for word in ("-e", json.dumps({name: value}))]
+        extra = [word for inventory in self.inventories for word in ("-i", inventory)] + [
+            word for name, value in arguments.items() for word in ("-e", json.dumps({name: value}))
+        ]
         return subprocess.run(
             [ROOT / ".venv/bin/ansible-playbook", "-i", ROOT / "inventories/sandbox", ROOT / f"playbooks/{noun}/{verb}.yml", *extra, *words],
             capture_output=True, text=True, check=False, timeout=240, cwd=ROOT,
@@ -223,3 +229,57 @@ def test_two_scales_at_once_wait_for_each_other(site: Site) -> None:
     ada.say("/lepton service scale chat replicas=+1")
     eventually(lambda: len(site.servers()) == 3, 60)
     eventually(lambda: '"replicas":3' in site.file())
+
+
+def test_a_load_balancer_that_was_away_is_brought_up_to_date(site: Site, tmp_path: Path) -> None:
+    """Two of them: clients are served by either, one that dies stops nothing that adds replicas, and what it missed is made up for."""
+    second = start_balancer(tmp_path)
+    folder = second.folder
+    inventory = {
+        "load_balancers": {
+            "hosts": {
+                "lb2": {
+                    "ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3",
+                    "lepton_balancer": {
+                        "socket_address": f"{folder}/admin.sock", "master_socket": f"{folder}/master.sock", "config": f"{folder}/haproxy.cfg",
+                        "services_dir": f"{folder}/services", "state_file": f"{folder}/state", "listen_address": "127.0.0.2",
+                    },
+                }
+            }
+        }
+    }  # fmt: skip
+    (tmp_path / "lb2.yml").write_text(yaml.safe_dump(inventory))
+    site.inventories = [str(tmp_path / "lb2.yml")]
+    url = f"http://127.0.0.2:{site.stand.service_port}/"
+    try:
+        site.do("reconcile")  # it has never heard of the service
+        assert httpx.get(url).status_code == 200
+        stop_balancer(tmp_path)
+        eventually(lambda: not answers(url))
+        with load(site.url) as counted:
+            site.do("scale", replicas=2)
+            refused = site.playbook("scale", service="chat", replicas=1)
+            assert "chat is not scaled down: lb2 did not answer" in refused.stdout
+        assert counted.dropped == 0, counted
+        assert len(site.servers()) == 2
+        start_balancer(tmp_path)
+        assert "chat-2 127.0.0.1" not in (folder / "services" / "chat.cfg").read_text()
+        site.do("reconcile")
+        written = (folder / "services" / "chat.cfg").read_text()
+        assert all(f"server {name} " in written for name in site.servers())
+        assert httpx.get(url).status_code == 200
+        before = (site.everything(), written)
+        site.do("reconcile")
+        assert (site.everything(), (folder / "services" / "chat.cfg").read_text()) == before
+        site.do("delete")
+        assert not (folder / "services" / "chat.cfg").exists()
+    finally:
+        site.inventories = []
+        stop_balancer(tmp_path)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.HTTPError:
+        return False

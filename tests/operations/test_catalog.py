@@ -20,7 +20,7 @@ TASKS = "- name: Say\n  ansible.builtin.debug:\n    msg: hello"
 def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> None:
     assert not catalog.problems
     assert {noun: [operation.verb for operation in catalog.verbs(noun)] for noun in catalog.nouns()} == {
-        "container": ["list", "logs", "remove", "start", "stop"],
+        "container": ["adopt", "list", "logs", "remove", "start", "stop"],
         "host": ["show"],
         "node": ["abandon", "console", "create", "list", "reboot", "rebuild", "release", "resize", "show", "start", "stop"],
         "service": ["balance", "create", "delete", "list", "reconcile", "scale", "show", "update"],

@@ -73,7 +73,8 @@ class Limits:
 class Container:
     """A container as its engine shows it.
 
-    `spec` is None for one without our mark. `state` is the engine's word: created, running, paused, restarting, exited, dead.
+    `spec` is None for one that is not ours: it has neither our mark nor was it adopted. `state` is the engine's word: created,
+    running, paused, restarting, exited, dead.
     `health` is that of the image's own check, "" without one. `image_id` is what it runs, whatever its tag names by now.
     """
 
@@ -220,6 +221,18 @@ def check_limits(limits: Limits) -> Limits:
     return limits
 
 
+def plan_adoption(name: str, found: Container | None, seen: Spec | None) -> Plan:
+    """Return what makes a container of somebody else ours; `seen` is what its engine says it was made from. It is not touched."""
+    check_name(name)
+    if found is None:
+        raise ContainerError("there is no container %s on this host" % name)
+    if found.spec is not None:
+        return Plan()
+    if seen is None:
+        raise AssertionError("a container that is there was made from something")
+    return Plan(("adopt",), (Change("owned", False, True), Change("image", None, seen.image)), check_spec(seen), found.limits)
+
+
 def make_plan(wish: Wish, found: Container | None, image_id: str | None, *, aside: bool = False) -> Plan:
     """Return what must be done to get from `found` (None: there is none) to the wish.
 
@@ -252,7 +265,7 @@ def _removal(found: Container | None, *, aside: bool) -> Plan:
         return Plan()
     changes = [] if found is None else [Change("state", found.state, "absent"), Change("image", found.image, None)]
     steps = (["stop"] if found is not None and found.running else []) + (["remove"] if found is not None else [])
-    return Plan((*steps, *(["drop_aside"] if aside else []), "forget_secrets"), tuple(changes))
+    return Plan((*steps, *(["drop_aside"] if aside else []), "forget"), tuple(changes))
 
 
 def _creation(wish: Wish, image_id: str | None) -> Plan:

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import time
+from dataclasses import replace
 from typing import Any, Mapping, Sequence
 
 from ._command import Ran, Run, clean, run
@@ -69,6 +70,30 @@ def podman_container(data: Mapping[str, Any]) -> Container:
     )
 
 
+def foreign_spec(data: Mapping[str, Any], image: Mapping[str, Any]) -> Spec:
+    """Return what a container of somebody else was made from, from what its engine says of it and of its image."""
+    config, host, own = data["Config"], data["HostConfig"], image.get("Config") or {}
+    image_variables, image_labels = set(own.get("Env") or ()), own.get("Labels") or {}
+    variables = [item.partition("=") for item in config.get("Env") or () if item not in image_variables]
+    labels = {name: value for name, value in (config.get("Labels") or {}).items() if image_labels.get(name) != value}
+    requests = host.get("DeviceRequests") or ()
+    gpus = next((("all" if item.get("Count") == -1 else str(item.get("Count"))) for item in requests if item.get("Driver", "") in ("", "nvidia")), None)
+    command = config.get("Cmd")
+    return Spec(
+        image=str(data.get("ImageName") or config["Image"]).removeprefix("localhost/"),
+        command=None if command is None or command == own.get("Cmd") else tuple(command),
+        environment=tuple(sorted((name, value) for name, _equals, value in variables)),
+        ports=_published(host),
+        volumes=tuple(sorted(bind if bind.endswith((":ro", ":rw")) else bind + ":rw" for bind in host.get("Binds") or ())),
+        tmpfs=tuple(sorted(host.get("Tmpfs") or ())),
+        gpus=gpus,
+        user=config.get("User") if config.get("User") not in ("", own.get("User")) else None,
+        read_only=bool(host.get("ReadonlyRootfs")),
+        capabilities=tuple(sorted(name.removeprefix("CAP_") for name in host.get("CapAdd") or ())),
+        labels=tuple(sorted(labels.items())),
+    )
+
+
 READERS = {"docker": docker_container, "podman": podman_container}
 
 
@@ -100,11 +125,15 @@ def _published(host: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class Engine:
-    """One engine, by its command. `address` is where its daemon listens, where that is not its default."""
+    """One engine, by its command. `address` is where its daemon listens, where that is not its default.
 
-    def __init__(self, kind: str, *, address: str | None, secret_dir: str, run: Run = run) -> None:
+    `state_dir` keeps what the engine must not show, secrets, and what it cannot be told any more, which containers were adopted.
+    """
+
+    def __init__(self, kind: str, *, address: str | None, state_dir: str, run: Run = run) -> None:
         self.kind = kind
-        self.secret_dir = secret_dir
+        self.secret_dir = os.path.join(state_dir, "secrets")
+        self.adopted_dir = os.path.join(state_dir, "adopted")
         self._command = [kind] + ([] if address is None else ["--host" if kind == "docker" else "--url", address])
         self._address = address
         self._run = run
@@ -118,7 +147,42 @@ class Engine:
             if "no such container" in ran.trouble.lower():
                 return None
             raise self._error("inspect", ran)
-        return READERS[self.kind](json.loads(ran.out)[0])
+        return self._read(json.loads(ran.out)[0])
+
+    def _read(self, data: Mapping[str, Any]) -> Container:
+        found = READERS[self.kind](data)
+        if found.spec is not None:
+            return found
+        try:
+            with open(os.path.join(self.adopted_dir, found.id), encoding="utf-8") as file:
+                return replace(found, spec=read_spec(file.read()))
+        except FileNotFoundError:
+            return found
+
+    def made_from(self, name: str) -> Spec | None:
+        """Return what a container was made from, whoever made it; None when there is none."""
+        ran = self._try("container", "inspect", name)
+        if ran.code:
+            return None
+        data = json.loads(ran.out)[0]
+        return foreign_spec(data, self.image(data["Image"]) or {})
+
+    def adopt(self, name: str, spec: Spec) -> None:
+        """Note that a container is ours from now on. It is not touched: engines cannot change a label."""
+        found = given(self.container(name))
+        os.makedirs(self.adopted_dir, mode=0o700, exist_ok=True)
+        path = os.path.join(self.adopted_dir, found.id)
+        with open(path + ".partial", "w", encoding="utf-8") as file:
+            file.write(spec.to_json())
+        os.replace(path + ".partial", path)
+
+    def _forget_adopted(self) -> None:
+        """Remove the notes of adopted containers that are there no more."""
+        noted = os.listdir(self.adopted_dir) if os.path.isdir(self.adopted_dir) else []
+        kept = set(self._ask("ps", "--all", "--quiet", "--no-trunc").split()) if noted else set()
+        for container_id in noted:
+            if container_id not in kept:
+                os.unlink(os.path.join(self.adopted_dir, container_id))
 
     def containers(self) -> list[Container]:
         """Return all containers of this engine, ours and others, by name."""
@@ -128,7 +192,7 @@ class Engine:
         ran = self._try("container", "inspect", *names)  # one that has gone meanwhile makes it fail, and shows the others
         if ran.code and "no such container" not in ran.trouble.lower():
             raise self._error("inspect", ran)
-        return sorted((READERS[self.kind](item) for item in json.loads(ran.out or "[]")), key=lambda container: container.name)
+        return sorted((self._read(item) for item in json.loads(ran.out or "[]")), key=lambda container: container.name)
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """Return what the engine says of an image, None when it does not have it."""
@@ -244,8 +308,12 @@ class Engine:
                 elif step == "drop_aside":
                     self._try("rm", "--force", "--volumes", old)
                     self._keep_secrets(name)
-                elif step == "forget_secrets":
+                    self._forget_adopted()
+                elif step == "adopt":
+                    self.adopt(name, given(plan.spec))
+                elif step == "forget":
                     shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
+                    self._forget_adopted()
         except ContainerError as error:
             raise ContainerError("%s%s" % (error, self._take_back(name, plan, was_running=was_running))) from error
 

@@ -43,7 +43,7 @@ def engine_of(module: AnsibleModule) -> Iterator[Engine]:
             kind = next((name for name in ("docker", "podman") if shutil.which(name)), None)
             if kind is None:
                 raise ContainerError("this host has neither docker nor podman: install an engine (role lepton.cloud.container_host)")
-        yield Engine(kind, address=module.params["engine_address"], secret_dir=os.path.join(module.params["state_dir"], "secrets"))
+        yield Engine(kind, address=module.params["engine_address"], state_dir=module.params["state_dir"])
     except ValueError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

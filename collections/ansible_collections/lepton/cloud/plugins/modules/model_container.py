@@ -17,7 +17,7 @@ description:
   - CPU and memory limits and the restart policy are changed in place. Whatever else changes needs a new container, which takes the
     place of the old one; when it does not come up, the old one comes back.
   - A container has a read-only root, no capabilities and no new privileges unless it is given them.
-  - What an option does not say stays as it is. Containers that were not made by this module are never touched.
+  - What an option does not say stays as it is. Containers that were neither made nor adopted by this module are never touched.
 extends_documentation_fragment:
   - lepton.cloud.attributes
   - lepton.cloud.engine
@@ -40,8 +40,10 @@ options:
       - V(present) leaves a container's state as it is, and creates a missing one stopped.
       - V(started) starts it. V(healthy) also waits until it is healthy, and fails when it is not within O(wait_seconds).
       - V(stopped) asks it to end and waits, V(absent) removes it.
+      - V(adopted) makes a container ours that was made by somebody else, from what its engine says of it. It is not touched; what
+        this module gives to containers, such as a read-only root, it gets when something changes that needs a new one.
     type: str
-    choices: [present, started, healthy, stopped, absent]
+    choices: [present, started, healthy, stopped, absent, adopted]
     default: started
   image:
     description:
@@ -177,7 +179,7 @@ steps:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._container import ASIDE, Container, ContainerError, Plan, Wish, check_name, make_plan
+from ..module_utils._container import ASIDE, Container, ContainerError, Plan, Wish, check_name, make_plan, plan_adoption
 from ..module_utils._engine import SECRETS_LABEL, Engine
 from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of, lock_dir
 from ..module_utils._host_lock import host_lock
@@ -220,6 +222,8 @@ def other_secrets(engine: Engine, found: Container | None, values: dict | None) 
 def plan_for(engine: Engine, params: dict, *, check: bool) -> Plan:
     """Return the plan, after what an earlier replacement left half done has been put back."""
     name = check_name(params["name"])
+    if params["state"] == "adopted":
+        return plan_adoption(name, engine.container(name), engine.made_from(name))
     found, aside = engine.container(name), engine.container(name + ASIDE)
     values = None if params["secrets"] is None else {str(key): str(value) for key, value in params["secrets"].items()}
     if aside is not None and aside.spec is not None and found is None and params["state"] != "absent":
@@ -238,7 +242,7 @@ def main() -> None:
         argument_spec=dict(
             ENGINE_OPTIONS,
             name={"type": "str", "required": True},
-            state={"type": "str", "choices": ["present", "started", "healthy", "stopped", "absent"], "default": "started"},
+            state={"type": "str", "choices": ["present", "started", "healthy", "stopped", "absent", "adopted"], "default": "started"},
             image={"type": "str"},
             command={"type": "list", "elements": "str"},
             environment={"type": "dict"},
