@@ -20,6 +20,7 @@ from ansible_collections.lepton.cloud.plugins.module_utils._balancer import (
     read_statistics,
     render,
 )
+from ansible_collections.lepton.cloud.plugins.module_utils._haproxy import proxies
 from ansible_collections.lepton.cloud.plugins.module_utils._service import Service, ServiceError, read_service, revision
 
 SERVICE = Service(image="model:1", port=8080, listen_port=8000)
@@ -41,6 +42,13 @@ srv_agent_addr srv_agent_port
 def test_a_file_says_what_it_was_written_from(balance: dict[str, Any]) -> None:
     entry = replace(ENTRY, service=replace(SERVICE, environment=(("A", "{{ 1 }}"),), **balance))
     assert read_entry("chat", render(entry, "*")) == entry
+
+
+def test_what_needs_a_reload_is_what_is_not_a_server() -> None:
+    text = render(ENTRY, "*")
+    assert proxies(render(replace(ENTRY, servers=(ONE,), replicas=5), "*")) == proxies(text)
+    for change in ({"listen_port": 8001}, {"balance": "roundrobin"}, {"max_concurrent": 4}):
+        assert proxies(render(replace(ENTRY, service=replace(SERVICE, **change)), "*")) != proxies(text)
 
 
 def test_a_drained_server_and_one_in_maintenance_are_written_so() -> None:

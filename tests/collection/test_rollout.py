@@ -113,6 +113,7 @@ def test_the_replica_that_does_not_serve_goes_first_then_the_fullest_host() -> N
         ("create", {"h1": engine()}, LB, {}, "there is a service chat already"),
         ("create", {"h1": engine()}, {"lb": EMPTY}, {"replicas": 9}, "may have 1 to 5 replicas, not 9"),
         ("update", TWO, LB, {"image": "-v"}, "is not an image"),
+        ("update", TWO, LB, {"declared": {"chat": {**DECLARED, "health_path": "/other"}}}, "have the new image answer there too"),
         ("update", {**TWO, "h2": SILENT}, LB, {"image": "model:2"}, "chat is not updated: h2 did not answer"),
         ("delete", TWO, {**LB, "lb2": SILENT}, {}, "chat is not deleted: lb2 did not answer"),
         ("create", {"h1": engine()}, {"lb": EMPTY}, {"declared": {}}, "the inventory declares no service chat"),

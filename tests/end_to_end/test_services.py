@@ -21,9 +21,11 @@ import yaml
 from tests.conftest import ROOT, eventually
 from tests.load import load
 
+from lepton_ai.containers import Container
+from lepton_ai.errors import LeptonError
 from lepton_ai.sandbox.balancer import start_balancer, stop_balancer
 from lepton_ai.sandbox.people import Person, text_of
-from lepton_ai.sandbox.stand import Stand
+from lepton_ai.sandbox.stand import Stand, free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.haproxy, pytest.mark.libvirt, pytest.mark.slow]
 
@@ -276,6 +278,21 @@ def test_a_load_balancer_that_was_away_is_brought_up_to_date(site: Site, tmp_pat
     finally:
         site.inventories = []
         stop_balancer(tmp_path)
+
+
+def test_a_container_from_python(workspace_stand: Stand) -> None:
+    port, site = free_port(), Site(workspace_stand)
+    container = Container("model:1", "from-python", ports=[f"{port}:8080"], health_path="/v2/health/ready", health_port=8080, site=workspace_stand.site)
+    container.start()
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}/").json()["model_version"] == "1"
+        container.stop()
+        assert site.containers() == []
+        assert site.containers(running=False) == ["from-python model:1"]
+        with pytest.raises(LeptonError, match="is not an image"):
+            Container("not an image", "from-python", site=workspace_stand.site).start()
+    finally:
+        site.docker("rm", "--force", "from-python")
 
 
 def answers(url: str) -> bool:

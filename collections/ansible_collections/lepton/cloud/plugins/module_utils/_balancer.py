@@ -95,6 +95,9 @@ def render(entry: Entry, listen_address: str) -> str:
         "  retries 3",
         "  retry-on conn-failure empty-response",
     ]
+    if service.max_concurrent is not None:
+        # Not only on the servers' own lines: another limit is for all of them, and that needs a reload.
+        lines.append("  # each server takes %d requests at once" % service.max_concurrent)
     for server in entry.servers:
         # HAProxy's configuration has no word for a drained server; no weight is the same to new sessions.
         written = _written(server)

@@ -416,6 +416,9 @@ def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     service = replace(before, image=arguments["image"]) if arguments.get("image") else _declared(name, declared)
     service = read_service(name, service.to_fields())
     _everybody(scene, "updated")
+    if service.health_path != before.health_path:
+        paths = (name, before.health_path, service.health_path)
+        raise ServiceError("%s is checked on %s, and all replicas of a service on one path: have the new image answer there too, not only on %s" % paths)
     count = check_replicas(name, service, min(max(scene.wanted_replicas, service.min_replicas), service.max_replicas))
     planner = Planner(scene, service)
     _current(scene, planner)
