@@ -21,7 +21,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
     assert not catalog.problems
     assert {noun: [operation.verb for operation in catalog.verbs(noun)] for noun in catalog.nouns()} == {
         "container": ["adopt", "list", "logs", "remove", "start", "stop"],
-        "host": ["show"],
+        "host": ["prepare", "show"],
         "node": ["abandon", "console", "create", "list", "reboot", "rebuild", "release", "resize", "show", "start", "stop"],
         "service": ["balance", "create", "delete", "list", "reconcile", "scale", "show", "update"],
     }
