@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import ROOT, SshServer, eventually
+from tests.conftest import SshServer, ansible_module, eventually
 
 from lepton_ai.sandbox.hypervisor import Hypervisor
 from lepton_ai.sandbox.stand import free_port
@@ -33,15 +33,7 @@ class Host:
         """Run a module as Ansible does and return what it answered."""
         folder = self.hypervisor.folder
         where = {"uri": self.hypervisor.uri, "image_dir": str(folder / "images"), "disk_dir": str(folder / "disks")}
-        done = subprocess.run(
-            [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", f"lepton.cloud.{module}", "-a", json.dumps({**where, **arguments})]
-            + (["--check"] if check else []),
-            capture_output=True, text=True, check=False, timeout=120, cwd=ROOT,
-            env={**os.environ, "LEPTON_SANDBOX": str(folder), "ANSIBLE_NOCOLOR": "1"},
-        )  # fmt: skip
-        text = done.stdout[done.stdout.index("=> {") + 3 :]
-        answer: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
-        return {**answer, "failed": "FAILED!" in done.stdout}
+        return ansible_module(module, {**where, **arguments}, check=check)
 
     def node(self, name: str, **arguments: Any) -> dict[str, Any]:
         return self.module("virtual_node", name=name, **arguments)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.sandbox.waiting import socket_answers
 
 START_SECONDS = 15
 CONFIG = """\
@@ -48,22 +48,13 @@ def _program() -> str | None:
     return shutil.which("haproxy") or shutil.which("/usr/sbin/haproxy")
 
 
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
 def start_balancer(folder: Path) -> Balancer:
     """Start HAProxy with all its files below `folder`, or find the one that is already there.
 
     Raises `LeptonError` when it does not answer within 15 s, with the last lines of its log.
     """
     folder = (folder / "haproxy").resolve()
-    if _answers(folder / "master.sock"):
+    if socket_answers(folder / "master.sock"):
         return Balancer(folder)
     (folder / "services").mkdir(parents=True, exist_ok=True)
     (folder / "haproxy.cfg").write_text(CONFIG.format(folder=folder))
@@ -76,7 +67,7 @@ def start_balancer(folder: Path) -> Balancer:
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
-    while not (_answers(folder / "master.sock") and _answers(folder / "admin.sock")):
+    while not (socket_answers(folder / "master.sock") and socket_answers(folder / "admin.sock")):
         if process.poll() is not None or time.monotonic() > deadline:
             raise LeptonError(f"HAProxy did not start in {folder}", hint=log.read_text()[-2000:])
         time.sleep(0.05)

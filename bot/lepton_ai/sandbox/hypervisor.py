@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.sandbox.waiting import socket_answers
 
 SYSTEM_FOLDERS = {"etc": "/etc/libvirt", "run": "/run/libvirt", "lib": "/var/lib/libvirt", "log": "/var/log/libvirt", "cache": "/var/cache/libvirt"}
 XDG_FOLDERS = {"XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "etc", "XDG_CACHE_HOME": "cache", "XDG_DATA_HOME": "lib", "XDG_STATE_HOME": "state"}
@@ -53,15 +53,6 @@ def _socket_path(folder: Path) -> Path:
     return folder / "run" / "libvirt-sock" if os.geteuid() == 0 else folder / "run" / "libvirt" / "libvirt-sock"
 
 
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except OSError:
-            return False
-    return True
-
-
 def _root_command(folder: Path) -> list[str]:
     for name in SYSTEM_FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -86,7 +77,7 @@ def start_hypervisor(folder: Path) -> Hypervisor:
     if len(str(path)) > SOCKET_LIMIT:
         raise LeptonError(f"{path} is too long for a unix socket", hint="choose a shorter folder")
     hypervisor = Hypervisor(uri=f"qemu+unix:///session?socket={path}", folder=folder)
-    if _answers(path):
+    if socket_answers(path):
         return hypervisor
     environment = dict(os.environ)
     if os.geteuid() == 0:
@@ -100,7 +91,7 @@ def start_hypervisor(folder: Path) -> Hypervisor:
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(path):
+    while not socket_answers(path):
         if process.poll() is not None or time.monotonic() > deadline:
             raise LeptonError(f"libvirtd did not start in {folder}", hint=log.read_text()[-2000:])
         time.sleep(0.05)

@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Iterable, Mapping
 
+from ._changes import Change, diff_of
 from ._command import clean
-from ._node import Change
 from ._service import Service, read_service
 
 MARK = "# lepton: "
@@ -203,10 +203,7 @@ class Plan:
         return bool(self.changes)
 
     def diff(self) -> dict[str, dict[str, object]]:
-        return {
-            "before": {change.field: change.before for change in self.changes},
-            "after": {change.field: change.after for change in self.changes},
-        }
+        return diff_of(self.changes)
 
 
 def check_server(name: str, address: str | None, port: int | None, weight: int | None) -> None:

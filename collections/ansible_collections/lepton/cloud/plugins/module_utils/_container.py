@@ -13,7 +13,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Mapping
 
-from ._node import Change
+from ._changes import Change, diff_of
 from ._units import format_size
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
@@ -122,10 +122,7 @@ class Plan:
         return bool(self.steps)
 
     def diff(self) -> dict[str, dict[str, object]]:
-        return {
-            "before": {change.field: change.before for change in self.changes},
-            "after": {change.field: change.after for change in self.changes},
-        }
+        return diff_of(self.changes)
 
 
 def read_spec(label: str) -> Spec | None:

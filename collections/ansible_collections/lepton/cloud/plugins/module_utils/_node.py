@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
+from ._changes import Change, diff_of
 from ._units import format_size
 
 Item = TypeVar("Item")
@@ -110,15 +111,6 @@ class Wish:
     update: bool = True
 
 
-class Change(NamedTuple):
-    """One field that differs; `effective` is 'now' or 'at the next start'."""
-
-    field: str
-    before: object
-    after: object
-    effective: str = "now"
-
-
 class Step(NamedTuple):
     """One thing to do. `size` goes with define, resize_live and resize_config."""
 
@@ -140,10 +132,7 @@ class Plan:
         return bool(self.steps)
 
     def diff(self) -> dict[str, dict[str, object]]:
-        return {
-            "before": {change.field: change.before for change in self.changes},
-            "after": {change.field: change.after for change in self.changes},
-        }
+        return diff_of(self.changes)
 
 
 def given(value: Item | None) -> Item:

@@ -91,9 +91,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._balancer import BalancerError, Entry, plan_entry, render
 from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result, lock_dir
+from ..module_utils._changes import Change, diff_of
 from ..module_utils._haproxy import Balancer, proxies
 from ..module_utils._host_lock import host_lock
-from ..module_utils._node import Change
 from ..module_utils._service import check_name, read_service
 
 LOCK_SECONDS = 20
@@ -157,7 +157,7 @@ def main() -> None:
                 changes, reloaded, entry = work()
         module.exit_json(
             changed=bool(changes),
-            diff={"before": {change.field: change.before for change in changes}, "after": {change.field: change.after for change in changes}},
+            diff=diff_of(changes),
             changes=[change._asdict() for change in changes],
             reloaded=reloaded,
             service=None if entry is None else entry_result(entry),
