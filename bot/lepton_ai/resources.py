@@ -52,8 +52,13 @@ class VirtualNode:
         self.cpu = cpu
         self.memory = memory
         self.name = name or f"node-{secrets.token_hex(3)}"
+        self._image, self._host = image, host
         self._settings = load_settings(site)
-        self._do("create", vcpus=cpu.cores, memory=memory.size, image=image, host=host)
+        self.create()
+
+    def create(self) -> None:
+        """Make the node, or make it again after it was released."""
+        self._do("create", vcpus=self.cpu.cores, memory=self.memory.size, image=self._image, host=self._host)
 
     def adjust_resources(self, cpu: CPUResource | None = None, memory: MemoryResource | None = None) -> None:
         """Give the node this size; what is not given stays as declared."""

@@ -19,10 +19,13 @@ import httpx
 import pytest
 import yaml
 from tests.conftest import ROOT, eventually
+from tests.end_to_end.test_people import virsh
 from tests.load import load
 
 from lepton_ai.containers import Container
 from lepton_ai.errors import LeptonError
+from lepton_ai.extension import Extension
+from lepton_ai.resources import CPUResource, MemoryResource, VirtualNode
 from lepton_ai.sandbox.balancer import start_balancer, stop_balancer
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand, free_port
@@ -293,6 +296,20 @@ def test_a_container_from_python(workspace_stand: Stand) -> None:
             Container("not an image", "from-python", site=workspace_stand.site).start()
     finally:
         site.docker("rm", "--force", "from-python")
+
+
+def test_services_and_nodes_scale_from_python(site: Site) -> None:
+    extension = Extension(site=site.stand.site)
+    extension.scale("chat")
+    assert len(site.servers()) == 2
+    extension.balance("chat-1")  # a service by one of its replicas
+    node = VirtualNode(CPUResource(1), MemoryResource(0.0625), name="again-9", site=site.stand.site)
+    with pytest.raises(LeptonError, match="again-9 belongs to no service"):
+        extension.scale(node)
+    node.release_resources()
+    extension.scale(node)
+    assert virsh(site.stand, "domstate", "again-9") == "running"
+    node.release_resources()
 
 
 def answers(url: str) -> bool:
