@@ -29,8 +29,8 @@ DOWN = service(("chat-1", "ready", "UP"), ("chat-2", "ready", "DOWN"))
     ("answers", "found"),
     [
         ({"lb": WELL}, {}),
-        ({"lb": service(("chat-1", "ready", "UP"), ("chat-2", "drain", "DRAIN"))}, {}),
-        ({"lb": DOWN}, {"chat": "1 of 2 replicas serve at lb; down: chat-2"}),
+        ({"lb": service(("chat-1", "ready", "UP"), ("chat-2", "drain", "DRAIN"))}, {"chat": "1 of 2 replicas serve at lb; not: chat-2"}),
+        ({"lb": DOWN}, {"chat": "1 of 2 replicas serve at lb; not: chat-2"}),
         ({"lb": service(("chat-1", "ready", "UP"))}, {"chat": "1 of 2 replicas serve at lb"}),
         ({"lb": service(("chat-1", "ready", "UP 1/2"), replicas=1)}, {}),
         ({"lb1": WELL, "lb2": {"services": [{**WELL["services"][0], "version": 2}]}}, {"chat": "the load balancers do not agree on what is wanted"}),
@@ -72,7 +72,7 @@ def test_only_what_stays_amiss_is_mended(store: Store) -> None:
         assert reconciler.tick()
     assert site.asked == []
     reconciler.tick()
-    assert site.asked == [(PRINCIPAL, {"service": "chat"}, "1 of 2 replicas serve at lb; down: chat-2")]
+    assert site.asked == [(PRINCIPAL, {"service": "chat"}, "1 of 2 replicas serve at lb; not: chat-2")]
     assert len(site.begun) == 1
 
 

@@ -20,6 +20,7 @@ from lepton_ai.runs.model import HERE
 log = structlog.get_logger()
 PRINCIPAL = "schedule:reconcile"  # needs a grant like everybody
 LOOK, MEND = "service.list", "service.reconcile"
+NO_HOST = "has no host in the group"  # what the operation says where the site has no load balancers
 MOST_PATIENT = 32  # looks between two tries to mend what does not get well
 
 
@@ -31,10 +32,11 @@ def amiss(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         for service in answer.get("services", ()):
             name = str(service["name"])
             versions.setdefault(name, set()).add(int(service["version"]))
-            down = sorted(server["name"] for server in service["servers"] if server["state"] == "ready" and not str(server.get("status", "")).startswith("UP"))
-            up = len(service["servers"]) - len(down)
+            serving = [server["name"] for server in service["servers"] if server["state"] == "ready" and str(server.get("status", "")).startswith("UP")]
+            down = sorted({server["name"] for server in service["servers"]} - set(serving))
+            up = len(serving)
             if down or len(service["servers"]) != service["replicas"]:
-                found[name] = f"{up} of {service['replicas']} replicas serve at {balancer}" + (f"; down: {', '.join(down)}" if down else "")
+                found[name] = f"{up} of {service['replicas']} replicas serve at {balancer}" + (f"; not: {', '.join(down)}" if down else "")
     for name, seen in versions.items():
         if len(seen) > 1:
             found.setdefault(name, "the load balancers do not agree on what is wanted")
@@ -68,11 +70,13 @@ class Reconciler:
         """Look once and ask for what is needed; return whether there are load balancers at all."""
         told = self.intake.runs.look(LOOK)
         if HERE in told.failures:
-            return False
+            log.warning("services could not be looked at", why=told.failures[HERE])
+            return NO_HOST not in told.failures[HERE]
         held = {lock for lock, _owner in leases.locks(self.intake.runs.store)}
-        now = {name: reason for name, reason in amiss(told.answers).items() if f"service/{name}" not in held}
+        found = amiss(told.answers)
+        now = {name: reason for name, reason in found.items() if f"service/{name}" not in held}
         for name in list(self._tries):
-            if name not in now:
+            if name not in found:  # what is being mended is not well yet
                 del self._tries[name], self._rests[name]
         for name, reason in now.items():
             if name not in self._before or self._resting(name):

@@ -68,7 +68,9 @@ def test_an_image_whose_name_means_another_by_now_is_a_change() -> None:
 
 
 def test_a_replacement_that_was_cut_short_is_finished() -> None:
-    assert make_plan(wish(image="model:1"), RUNNING, "sha256:aa", aside=True).steps == ("drop_aside",)
+    again = make_plan(wish(image="model:2"), RUNNING, "sha256:bb", aside=True).steps
+    assert again == ("drop_aside", "stop", "set_aside", "create", "start", "wait", "drop_aside")
+    assert make_plan(wish(image="model:1"), RUNNING, "sha256:aa", aside=True).steps == ("wait", "drop_aside")
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,53 @@ def test_a_drain_waits_for_its_sessions_and_not_for_ever(host: Host) -> None:
         assert answers == [str(port)]
 
 
+def test_a_drain_waits_for_what_an_old_worker_still_serves(host: Host) -> None:
+    with backend() as port:
+        host.server("chat-1", address="127.0.0.1", port=port)
+        answers: list[str] = []
+        client = threading.Thread(target=lambda: answers.append(get(host, "/?6")))
+        client.start()
+        eventually(lambda: "\nchat,chat-1,0,0,1," in host.ask("show stat"))
+        host.reload()  # another service came or went; the request goes on in the old worker
+        assert "\nchat,chat-1,0,0,0," in host.ask("show stat")
+        assert "still has 1 sessions after 1 s" in host.server("chat-1", state="absent", drain_seconds=1)["msg"]
+        assert host.server("chat-1", state="absent", drain_seconds=30)["changed"]
+        client.join()
+        assert answers == [str(port)]
+
+
+def test_a_drain_keeps_nobody_else_waiting(host: Host) -> None:
+    with backend() as one, backend() as two:
+        host.server("chat-1", address="127.0.0.1", port=one)
+        client = threading.Thread(target=lambda: get(host, "/?5"))
+        client.start()
+        eventually(lambda: "\nchat,chat-1,0,0,1," in host.ask("show stat"))
+        leaving = threading.Thread(target=lambda: host.server("chat-1", state="absent", drain_seconds=30))
+        leaving.start()
+        eventually(lambda: host.states()["chat-1"][3] == "drain")
+        assert host.server("chat-2", address="127.0.0.1", port=two)["changed"]
+        assert "chat-1" in host.states()
+        leaving.join()
+        client.join()
+        assert list(host.states()) == ["chat-2"]
+        assert "server chat-2" in host.file()
+
+
+def test_what_was_cut_short_before_its_reload_is_finished(host: Host) -> None:
+    path = host.balancer.folder / "services" / "chat.cfg"
+    text = path.read_text()
+    path.unlink()
+    assert host.service(state="absent")["changed"]
+    with pytest.raises(httpx.ConnectError):
+        get(host)
+    assert not host.service(state="absent")["changed"]
+    path.write_text(text)
+    made = host.service()
+    assert (made["changed"], made["reloaded"]) == (True, True)
+    assert httpx.get(f"http://127.0.0.1:{host.port}/").status_code == 503
+    assert not host.service()["changed"]
+
+
 def test_clients_notice_no_reload(host: Host) -> None:
     with backend() as port:
         host.server("chat-1", address="127.0.0.1", port=port)

@@ -203,7 +203,7 @@ def test_a_replacement_that_was_cut_short(host: Host) -> None:
     assert host.docker("ps", "--all", "--format", "{{.Names}}") == "one"
     # A crash after the new one serves: only the old one is left to remove.
     host.docker("create", "--name", "one.replaced", "--label", "cloud.lepton.spec={}", "model:1")
-    assert host.container("one", **serving(port))["steps"] == ["drop_aside"]
+    assert host.container("one", **serving(port))["steps"] == ["wait", "drop_aside"]
     assert host.docker("ps", "--all", "--format", "{{.Names}}") == "one"
 
 

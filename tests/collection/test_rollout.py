@@ -71,7 +71,7 @@ def test_create_keeps_the_wish_first_and_starts_all_before_it_waits_for_any() ->
 
 def test_a_replica_on_another_machine_is_published_where_the_balancer_reaches_it() -> None:
     planned = steps("create", {"h1": engine(address="10.0.0.7")}, {"lb": EMPTY})
-    assert planned[1]["args"]["ports"] == ["0.0.0.0:20100:8080"]
+    assert planned[1]["args"]["ports"] == ["10.0.0.7:20100:8080"]
     assert next(step for step in planned if step["title"] == "send requests to chat-1")["args"]["address"] == "10.0.0.7"
 
 
@@ -140,7 +140,10 @@ def test_a_dead_replica_is_replaced_and_one_that_may_live_is_not() -> None:
     assert not steps("reconcile", TWO, LB)
     # Its container is gone, but a host that may have it does not answer: it may serve, so nothing is started.
     assert not steps("reconcile", {"h1": engine(container(1)), "h2": SILENT}, LB)
-    assert [title for _host, title in forward(steps("reconcile", {"h1": engine(container(1)), "h2": engine()}, LB))][:2] == [
+    # Nobody knows its container, but a load balancer finds it up: it lives somewhere.
+    assert not steps("reconcile", {"h1": engine(container(1)), "h2": engine()}, LB)
+    gone = {"lb": table(server(1), server(2, "DOWN"))}
+    assert [title for _host, title in forward(steps("reconcile", {"h1": engine(container(1)), "h2": engine()}, gone))][:2] == [
         "drain chat-2 and take it out", "start chat-3 from model:1",
     ]  # fmt: skip
 
@@ -173,7 +176,7 @@ def test_update_changes_limits_in_place_and_follows_an_image_of_the_same_name() 
 
 
 def test_balance_weighs_by_measured_time_and_spreads_replicas() -> None:
-    assert weights({"a": 10, "b": 20, "c": 0, "d": 1000}) == {"a": 100, "b": 50, "c": 100, "d": 10}
+    assert weights({"a": 10, "b": 19, "c": 0, "d": 1000}) == {"a": 100, "b": 50, "c": 100, "d": 10}
     assert weights({"a": 0, "b": 0}) == {"a": 100, "b": 100}
     measured = {"lb": table(server(1, response_ms=10), server(2, response_ms=20))}
     (step,) = steps("balance", TWO, measured)
@@ -244,3 +247,48 @@ def test_a_step_calls_only_modules_that_are_steps() -> None:
         forged = [{**step, "module": module}]
         with pytest.raises(StepError, match="a step may only call"):
             check_plan({"steps": forged, "digest": digest(forged)})
+
+
+def test_what_could_not_be_taken_out_is_not_removed() -> None:
+    planned = steps("update", TWO, LB, image="model:2")
+    outcomes: dict[str, Any] = NOTHING
+    for step in planned:
+        if not step.get("undo") and due(step, outcomes):
+            outcomes = noted(step, outcomes, "it broke" if step["title"] == "wait until chat-4 is healthy" else "")
+    done = []
+    for step in planned:
+        if step.get("undo") and due(step, outcomes):
+            done.append(step["title"])
+            outcomes = noted(step, outcomes, "sessions do not end" if step["title"] == "drain chat-3 and take it out" else "")
+    assert "remove chat-3" not in done
+    assert "remove chat-4" in done
+    assert "chat-3 is left as it is: sessions do not end" in outcomes["trouble"][-1]
+
+
+def test_a_replica_that_hangs_is_replaced_before_it_is_removed() -> None:
+    hangs = {"lb": table(server(1), server(2, "DOWN"))}
+    titles = [title for _host, title in forward(steps("reconcile", TWO, hangs))]
+    assert titles[:3] == ["start chat-3 from model:1", "wait until chat-3 is healthy", "send requests to chat-3"]
+    assert titles[3:] == ["drain chat-2 and take it out", "remove chat-2"]
+
+
+def test_a_replica_that_was_left_draining_takes_requests_again() -> None:
+    left = {"lb": table(server(1), server(2, "DRAIN", state="drain"))}
+    (step,) = steps("reconcile", TWO, left)
+    assert (step["title"], step["before"], step["after"]) == ("send requests to chat-2 again", {"state": "drain"}, {"state": "ready"})
+
+
+def test_what_a_silent_balancer_may_still_send_to_keeps_its_port() -> None:
+    dead = {"h1": engine(container(1), container(2, state="exited"))}
+    planned = steps("reconcile", dead, {**LB, "lb2": SILENT})
+    assert [title for _host, title in forward(planned)] == ["start chat-3 from model:1", "wait until chat-3 is healthy", "send requests to chat-3"]
+
+
+def test_one_name_on_two_hosts_is_nothing_to_guess_about() -> None:
+    with pytest.raises(StepError, match="h1 and h2 both have a container chat-1"):
+        steps("reconcile", {"h1": engine(container(1)), "h2": engine(container(1))}, LB)
+
+
+def test_balance_moves_nothing_where_there_is_no_room_and_changes_no_weight_for_a_little() -> None:
+    measured = {"lb": table(server(1, response_ms=10), server(2, response_ms=11))}
+    assert not steps("balance", {**TWO, "h2": engine(memory=0)}, measured)

@@ -64,7 +64,8 @@ class Look:
         for operation in list(self._operations):
             told = self._ask(operation)
             if HERE in told.failures:
-                self._operations.remove(operation)
+                if "has no host in the group" in told.failures[HERE]:
+                    self._operations.remove(operation)
                 continue
             for host, answer in told.answers.items():
                 together.answers.setdefault(host, {}).update(answer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._steps import NOTHING, StepError, due, field_name, noted, options_of, unmet
@@ -31,7 +31,10 @@ class ActionModule(ActionBase):
             return self._look(step, options, variables, outcomes)
         if not due(step, outcomes):
             return {"skipped": True, "skip_reason": "not needed after what came of the steps before", "outcomes": outcomes}
-        answered = self._do(step, options, variables)
+        try:
+            answered = self._do(step, options, variables)
+        except AnsibleError as error:  # a host that is away, a secret that cannot be read: an end of this step, and not of the plan
+            answered = {"failed": True, "msg": "%s on %s: %s" % (step["title"], step["host"], error)}
         trouble = str(answered.get("msg") or "it failed without a message") if answered.get("failed") else ""
         answered["outcomes"] = noted(step, outcomes, trouble)
         told = {**step["before"], **step["after"]}
@@ -75,8 +78,6 @@ class ActionModule(ActionBase):
         self._task.check_mode = check
         try:
             answered: dict[str, Any] = self._execute_module(module_name=step["module"], module_args=args, task_vars=variables)
-        except AnsibleConnectionFailure as error:
-            return {"failed": True, "msg": "%s is not reachable: %s" % (step["host"], error)}
         finally:
             self._task.check_mode = before
         return answered

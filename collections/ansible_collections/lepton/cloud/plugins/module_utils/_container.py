@@ -253,7 +253,7 @@ def make_plan(wish: Wish, found: Container | None, image_id: str | None, *, asid
     if "image" in wish.given and not any(change.field == "image" for change in changes) and image_id is not None and image_id != found.image_id:
         changes.append(Change("image", "%s (%s)" % (spec.image, _short(found.image_id)), "%s (%s)" % (spec.image, _short(image_id))))
     if changes:
-        return _replacement(wish, found, spec, limits, changes, pull=image_id is None)
+        return _replacement(wish, found, spec, limits, changes, pull=image_id is None, aside=aside)
     return _adjustment(wish, found, limits, aside=aside)
 
 
@@ -287,10 +287,10 @@ def _creation(wish: Wish, image_id: str | None) -> Plan:
     return Plan(tuple(steps), tuple(changes), spec, limits)
 
 
-def _replacement(wish: Wish, found: Container, spec: Spec, limits: Limits, changes: list[Change], *, pull: bool) -> Plan:
+def _replacement(wish: Wish, found: Container, spec: Spec, limits: Limits, changes: list[Change], *, pull: bool, aside: bool) -> Plan:
     """Plan a new container in place of the old one, which comes back when the new one does not come up."""
     effective = "with a brief stop" if found.running else "now"
-    steps = ["pull"] if pull else []
+    steps = (["pull"] if pull else []) + (["drop_aside"] if aside else [])
     steps += (["stop"] if found.running else []) + ["set_aside", "create"]
     started = wish.state in ("started", "healthy") or (wish.state == "present" and found.running)
     if started:
@@ -320,7 +320,8 @@ def _adjustment(wish: Wish, found: Container, limits: Limits, *, aside: bool) ->
         steps.append("stop")
         changes.append(Change("state", found.state, "exited"))
     if aside:
-        steps.append("drop_aside")
+        # Not before the new one has shown that it serves: until then the old one is what there is to go back to.
+        steps += (["wait"] if found.spec is not None and found.spec.health_path is not None and wish.state != "stopped" else []) + ["drop_aside"]
         changes.append(Change("replacement", "cut short", "finished"))
     return Plan(tuple(steps), tuple(changes), found.spec, limits)
 

@@ -272,8 +272,9 @@ class Engine:
             command += ["--label=%s=%s" % (SECRETS_LABEL, os.path.basename(folder)), "--volume=%s:%s:ro" % (folder, SECRETS_TARGET)]
         self._ask(*command, spec.image, *(spec.command or ()))
 
-    def update(self, name: str, limits: Limits) -> None:
-        self._ask("update", *self._limits(limits), "--restart=" + limits.restart, name)
+    def update(self, name: str, limits: Limits, *, restart: bool) -> None:
+        """Change what changes in place. `restart`: the policy too, which Podman before 5.1 cannot."""
+        self._ask("update", *self._limits(limits), *(["--restart=" + limits.restart] if restart else []), name)
 
     def apply(self, name: str, plan: Plan, *, values: Mapping[str, str], stop_seconds: int, wait_seconds: int) -> None:
         """Do the steps of a plan. What does not come up is taken back: the container is gone, or the earlier one is there again.
@@ -281,7 +282,7 @@ class Engine:
         Raises ContainerError with why, and with the last lines that the container wrote.
         """
         old = name + ASIDE
-        was_running = False
+        was_running, set_aside = False, plan.steps[-1:] == ("drop_aside",) and "set_aside" not in plan.steps
         try:
             for step in plan.steps:
                 if step == "pull":
@@ -300,13 +301,16 @@ class Engine:
                 elif step == "unpause":
                     self._ask("unpause", name)
                 elif step == "update":
-                    self.update(name, plan.limits)
+                    self.update(name, plan.limits, restart=any(change.field == "restart" for change in plan.changes))
                 elif step == "set_aside":
                     self._ask("rename", name, old)
+                    set_aside = True
                 elif step == "remove":
                     self._ask("rm", "--force", "--volumes", name)
                 elif step == "drop_aside":
-                    self._try("rm", "--force", "--volumes", old)
+                    if self.container(old) is not None:
+                        self._ask("rm", "--force", old)  # its volumes may hold what nobody has elsewhere
+                    set_aside = False
                     self._keep_secrets(name)
                     self._forget_adopted()
                 elif step == "adopt":
@@ -315,22 +319,22 @@ class Engine:
                     shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
                     self._forget_adopted()
         except ContainerError as error:
-            raise ContainerError("%s%s" % (error, self._take_back(name, plan, was_running=was_running))) from error
+            raise ContainerError("%s%s" % (error, self._take_back(name, plan, was_running=was_running, set_aside=set_aside))) from error
 
-    def _take_back(self, name: str, plan: Plan, *, was_running: bool) -> str:
-        """Undo what was begun, and return that in words."""
+    def _take_back(self, name: str, plan: Plan, *, was_running: bool, set_aside: bool) -> str:
+        """Undo what was begun, and return that in words. `set_aside`: the earlier container waits under its other name."""
+        if set_aside:
+            self.put_back(name, start=was_running or "set_aside" not in plan.steps)
+            return ". The earlier container is back"
+        if "set_aside" in plan.steps:  # it failed before the old one was touched, or while it was stopped
+            if was_running:
+                self._try("start", name)
+            return ". The container is as it was"
         if "create" not in plan.steps:
             return ""
-        if self.container(name + ASIDE) is None:
-            if "set_aside" in plan.steps:  # it failed before the old one was touched, or while it was stopped
-                if was_running:
-                    self._try("start", name)
-                return ". The container is as it was"
-            self._try("rm", "--force", "--volumes", name)
-            shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
-            return ". The container was removed again"
-        self.put_back(name, start=was_running)
-        return ". The earlier container is back"
+        self._try("rm", "--force", "--volumes", name)
+        shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
+        return ". The container was removed again"
 
     def put_back(self, name: str, *, start: bool) -> None:
         """Put the container back that a replacement had set aside."""
@@ -394,6 +398,7 @@ class Engine:
         for secret, value in values.items():
             # The folders above keep others of this host out; inside the container, whatever user it has must read them.
             with os.fdopen(os.open(os.path.join(folder, secret), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444), "w") as file:
+                os.fchmod(file.fileno(), 0o444)  # whatever the umask
                 file.write(value)
         return folder
 

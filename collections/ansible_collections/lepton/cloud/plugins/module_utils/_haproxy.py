@@ -11,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,18 @@ class Balancer:
                     found.append(entry)
         return found
 
+    def runs(self, name: str) -> bool:
+        """Return whether the running HAProxy has a backend of this name."""
+        return name in self.statistics()
+
+    def is_foreign(self, name: str) -> bool:
+        """Return whether HAProxy's own configuration has a proxy of this name."""
+        try:
+            with open(self.config, encoding="utf-8") as file:
+                return re.search(r"^\s*(?:frontend|backend|listen)\s+%s\s*(?:#|$)" % re.escape(name), file.read(), re.MULTILINE) is not None
+        except FileNotFoundError:
+            return False
+
     def write(self, entry: Entry) -> bool:
         """Write a service's file after HAProxy itself has found it good; return whether anything but its servers has changed.
 
@@ -184,32 +197,29 @@ class Balancer:
         return found is not None and int(found.group(1)) in workers
 
     def _processes(self) -> dict[str, Any]:
-        """Return what the master says: how often it was reloaded, how often in vain, and its present workers' process numbers."""
+        """Return what the master says: how often it was reloaded, how often in vain, its present workers and those that only finish."""
         text = self.ask("show proc", address=self.master_socket)
         master = re.search(r"^\d+\s+master\s+(\d+)(?:\s+\[failed: (\d+)\])?", text, re.MULTILINE)
         if master is None:
             raise BalancerError("%s is not HAProxy's master socket: start HAProxy with -W -S %s" % (self.master_socket, self.master_socket))
-        present = text.partition("# old workers")[0]
-        workers = [int(number) for number in re.findall(r"^(\d+)\s+worker", present, re.MULTILINE)]
-        return {"reloads": int(master.group(1)), "failed": int(master.group(2) or 0), "workers": workers}
+        present, _title, former = text.partition("# old workers")
+        workers, old = ([int(number) for number in re.findall(r"^(\d+)\s+worker", part, re.MULTILINE)] for part in (present, former))
+        return {"reloads": int(master.group(1)), "failed": int(master.group(2) or 0), "workers": workers, "former": old}
 
-    def apply_server(self, entry: Entry, name: str, plan: Plan, *, drain_seconds: float) -> None:
-        """Do a server's plan. When its sessions do not end in time it is as it was before, and BalancerError says how many are left."""
+    def apply_server(self, entry: Entry, name: str, plan: Plan) -> None:
+        """Do a server's plan. What waits for sessions to end has waited before, so that nobody else had to."""
         after = replace(entry, servers=given(plan.servers))
         wanted = next((server for server in after.servers if server.name == name), None)
-        before = self.servers().get(entry.name, {}).get(name)
         self._check(entry.name, render(after, self.listen_address))  # before anything is done that could not be written down
         if plan.file_first:
-            if "wait" in plan.steps:  # what is still used must stay in the file until it is not
-                self._drain(entry.name, name, before, drain_seconds)
             self.write(after)
         for step in plan.steps:
-            self._step(step, entry, name, wanted, before, drain_seconds, drained=plan.file_first)
+            self._step(step, entry, name, wanted)
         if not plan.file_first:
             self.write(after)
         self.save_state()
 
-    def _step(self, step: str, entry: Entry, name: str, wanted: Server | None, before: Server | None, drain_seconds: float, *, drained: bool) -> None:
+    def _step(self, step: str, entry: Entry, name: str, wanted: Server | None) -> None:
         target = "%s/%s" % (entry.name, name)
         if step == "add" and wanted is not None:
             self.command("add server %s %s:%d %s" % (target, wanted.address, wanted.port, server_words(wanted, entry.service)), done="New server registered")
@@ -218,11 +228,8 @@ class Balancer:
             self.command("set server %s addr %s port %d" % (target, wanted.address, wanted.port), done=" changed")
         elif step == "weight" and wanted is not None:
             self.command("set server %s weight %d" % (target, wanted.weight))
-        elif step in ("drain", "wait") and not drained:
-            if step == "drain":
-                self.command("set server %s state drain" % target)
-            else:
-                self._drain(entry.name, name, before, drain_seconds)
+        elif step == "drain":
+            self.drain(entry.name, name)
         elif step == "ready":
             self.command("set server %s state ready" % target)
         elif step == "maint":
@@ -230,26 +237,37 @@ class Balancer:
         elif step == "delete":
             self._delete(target)
 
-    def _drain(self, backend: str, name: str, before: Server | None, seconds: float) -> None:
-        """Keep new sessions away from a server and wait until it has none."""
-        target = "%s/%s" % (backend, name)
-        self.command("set server %s state drain" % target)
+    def drain(self, backend: str, name: str) -> None:
+        """Keep new sessions away from a server."""
+        self.command("set server %s/%s state drain" % (backend, name))
+
+    def wait_drained(self, backend: str, name: str, seconds: float) -> None:
+        """Wait until a server has no session any more; raise BalancerError when it still has some after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
-            row = next((row for row in self.statistics().get(backend, []) if row["name"] == name), None)
-            if row is None or not row["sessions"] + row["queued"]:
+            left = self._sessions(backend, name)
+            if not left:
                 return
             if time.monotonic() > deadline:
-                if row["status"].startswith("DOWN"):
-                    self.command("shutdown sessions server %s" % target)  # nobody is there any more to end them
+                row = next((row for row in self.statistics().get(backend, []) if row["name"] == name), None)
+                if row is None or row["status"].startswith("DOWN"):
+                    self.command("shutdown sessions server %s/%s" % (backend, name))  # nobody is there any more to end them
                     return
-                if before is not None and before.state != "drain":
-                    self.command("set server %s state %s" % (target, before.state))
-                raise BalancerError(
-                    "%s still has %d sessions after %d s, so it is %s"
-                    % (target, row["sessions"], seconds, "draining on" if before is None or before.state == "drain" else "as it was")
-                )
+                raise BalancerError("%s/%s still has %d sessions after %d s" % (backend, name, left, seconds))
             time.sleep(POLL_SECONDS)  # HAProxy tells nobody when a session ends
+
+    def _sessions(self, backend: str, name: str) -> int:
+        """Return how many sessions a server has, those of workers that only finish what they had before a reload included."""
+        tables = [self.statistics()]
+        try:
+            former = self._processes()["former"]
+        except BalancerError:  # without a master there were no reloads
+            former = []
+        for pid in former:
+            with suppress(BalancerError):  # it has just ended
+                tables.append(read_statistics(self.ask("@!%d show stat" % pid, address=self.master_socket)))
+        rows = [row for table in tables for row in table.get(backend, []) if row["name"] == name]
+        return sum(row["sessions"] + row["queued"] for row in rows)
 
     def _delete(self, target: str) -> None:
         deadline = time.monotonic() + DELETE_SECONDS

@@ -10,6 +10,7 @@ PRIVATE to the collection and to the Lepton bot. Growing is place, start, health
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Sequence
 
@@ -23,7 +24,7 @@ PREFIX = "lepton.cloud."
 ENGINES, BALANCERS = "container_hosts", "load_balancers"
 SERVICE_LABEL, REVISION_LABEL = "cloud.lepton.service", "cloud.lepton.revision"
 ALL = "all"  # what a failure stops: every other step of the plan, and not only those of its own replica
-WEIGHT = 100
+WEIGHT, WEIGHT_STEP, LEAST_CHANGE = 100, 10, 20
 UNEVEN = 2  # replicas that one host may have more than another before `balance` moves one
 
 
@@ -65,13 +66,25 @@ class Scene:
     behind: tuple[str, ...]
     silent: Mapping[str, str]
     silent_engines: tuple[str, ...]
+    silent_balancers: tuple[str, ...]
     replicas: tuple[Replica, ...]
     rooms: Mapping[str, Room]
     image_ids: Mapping[str, Mapping[str, str]]
 
     def alive(self) -> list[Replica]:
-        """Return the replicas that run, or that may run on a host that does not answer."""
-        return [item for item in self.replicas if item.state in ("running", "paused") or (item.host is None and self.silent_engines and item.servers)]
+        """Return the replicas that run, or that may: on a host that does not answer, or since a load balancer finds them up."""
+        return [item for item in self.replicas if item.state in ("running", "paused") or (item.host is None and item.servers and self._may_live(item))]
+
+    def _may_live(self, replica: Replica) -> bool:
+        return bool(self.silent_engines) or any(str(server.get("status", "")).startswith("UP") for server in replica.servers.values())
+
+    def broken(self) -> list[Replica]:
+        """Return the replicas that run and that every load balancer which has them finds down."""
+        return [
+            item
+            for item in self.alive()
+            if item.host is not None and item.servers and all(str(server.get("status", "")).startswith("DOWN") for server in item.servers.values())
+        ]
 
     def dead(self) -> list[Replica]:
         """Return what is left of replicas that certainly do not run any more."""
@@ -106,6 +119,7 @@ def look(name: str, answers: Answers) -> Scene:
         behind=tuple(host for host in answering if newest is not None and (host not in entries or entries[host]["version"] != newest["version"])),
         silent=silent,
         silent_engines=tuple(host for host, answer in engines.items() if "containers" not in answer),
+        silent_balancers=tuple(host for host in balancers if host not in answering),
         replicas=_replicas(name, engines, entries),
         rooms={
             host: Room(answer["room"]["cpus_free"], answer["room"]["memory_free"], tuple(answer["ports_free"]), answer["address"])
@@ -122,6 +136,9 @@ def _replicas(name: str, engines: Mapping[str, Mapping[str, Any]], entries: Mapp
     for host, answer in engines.items():
         for item in answer.get("containers", ()):
             if item["owned"] and item["labels"].get(SERVICE_LABEL) == name and pattern.fullmatch(item["name"]):
+                if item["name"] in found:
+                    both = (found[item["name"]].host, host, item["name"])
+                    raise ServiceError("%s and %s both have a container %s: stop one of them by hand" % both)
                 port = next((int(port.split(":")[1]) for port in item["ports"]), 0)
                 found[item["name"]] = Replica(
                     name=item["name"],
@@ -179,10 +196,15 @@ class Planner:
         having = {host for host, images in self.scene.image_ids.items() if self.service.image in images}
         host = place_replica(self._rooms, cpus=self.service.cpus or 0, memory=memory, counts=self._counts, having=having)
         room = self._rooms[host]
-        replica = Replica("%s-%d" % (self.scene.name, self._next), host, "running", room.address, room.ports[0], revision(self.service))
+        name = "%s-%d" % (self.scene.name, self._next)
+        # Not simply the first free one: two services that grow at once are planned from the same answer.
+        port = room.ports[zlib.crc32(name.encode()) % len(room.ports)]
+        replica = Replica(name, host, "running", room.address, port, revision(self.service))
         self._next += 1
         self._counts[host] += 1
-        self._rooms[host] = Room(room.cpus - (self.service.cpus or 0), room.memory - memory, room.ports[1:], room.address)
+        self._rooms[host] = Room(
+            room.cpus - (self.service.cpus or 0), room.memory - memory, tuple(other for other in room.ports if other != port), room.address
+        )
         return host, replica
 
     def start(self, replica: Replica) -> None:
@@ -271,17 +293,34 @@ class Planner:
 
     def mend(self, target: int) -> None:
         """Bring the replicas to a number: what is dead goes, what runs unseen by a balancer is taken in, the rest is up or down."""
-        alive = self.scene.alive()
-        for replica in self.scene.dead():
-            self.remove(replica, group=replica.name)
-        for replica in alive:
-            missing = [balancer for balancer in self.scene.balancers if balancer not in replica.servers]
-            if missing and replica.host is not None and len(alive) <= target:
-                self.serve(replica, missing)
-        if target > len(alive):
-            self.up(target - len(alive))
-        elif target < len(alive):
-            self.down(surplus(alive, len(alive) - target))
+        broken = self.scene.broken()
+        good = [item for item in self.scene.alive() if item not in broken]
+        if not self.scene.silent_balancers:  # one that is away may still send requests to where they were; what is left there keeps its port
+            for replica in self.scene.dead():
+                self.remove(replica, group=replica.name)
+        going = surplus(good, len(good) - target) if target < len(good) else []
+        for replica in good:
+            if replica not in going:
+                self._take_in(replica)
+        if target > len(good):
+            self.up(target - len(good))
+        self.down(going)
+        if not self.scene.silent_balancers:
+            for replica in broken:  # after what takes their place
+                self.remove(replica, group=replica.name)
+
+    def _take_in(self, replica: Replica) -> None:
+        """Have every load balancer send requests to a replica that runs, and was left aside."""
+        missing = [balancer for balancer in self.scene.balancers if balancer not in replica.servers]
+        if missing and replica.host is not None:
+            self.serve(replica, missing)
+            if not replica.servers:  # one that never becomes healthy must not count for ever
+                self.remove(replica, missing, group=replica.name, undo=True)
+        for balancer, server in replica.servers.items():
+            if server["state"] != "ready":
+                args = {"service": self.scene.name, "name": replica.name, "state": "ready"}
+                title = "send requests to %s again" % replica.name
+                self.add(title, balancer, "load_balancer_server", args, before={"state": server["state"]}, after={"state": "ready"}, group=replica.name)
 
     def want(self, *, declaration: bool = False, replicas: int | None = None, group: str = "") -> None:
         """Keep what is wanted at every load balancer."""
@@ -308,7 +347,9 @@ class Planner:
         for balancer in scene.balancers:
             args: dict[str, Any] = {"name": scene.name, "state": "absent"}
             if scene.wanted is not None:
-                args = {"name": scene.name, "version": scene.version, "declaration": scene.wanted.to_fields(), "replicas": scene.wanted_replicas}
+                # A new version again: a load balancer that kept what failed, and could not be told, must not win.
+                fields = scene.wanted.to_fields()
+                args = {"name": scene.name, "version": scene.version + 2, "declaration": fields, "replicas": scene.wanted_replicas}
             self.add("keep that %s is wanted as before" % scene.name, balancer, "load_balancer_service", args, group=group, undo=True)
 
 
@@ -356,15 +397,21 @@ def create_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     if scene.replicas:
         raise ServiceError("containers of a service %s are there already: %s. Remove them first" % (name, ", ".join(item.name for item in scene.replicas)))
     _everybody(scene, "created")
-    taken = [host for host in scene.balancers for other in answers[BALANCERS][host]["services"] if other["declaration"]["listen_port"] == service.listen_port]
-    if taken:
-        raise ServiceError("port %d of %s is another service's already" % (service.listen_port, taken[0]))
+    _own_port(scene, service, answers)
     planner = Planner(scene, service)
     planner.stops = ALL
     planner.want(declaration=True, replicas=count, group=name)
     planner.up(count)
     planner.want_no_more(group=name)
     return planner.steps
+
+
+def _own_port(scene: Scene, service: Service, answers: Answers) -> None:
+    """Refuse a port that another service listens on: HAProxy would let both, and the kernel would share out the clients."""
+    for host in scene.balancers:
+        for other in answers[BALANCERS][host]["services"]:
+            if other["name"] != scene.name and other["declaration"]["listen_port"] == service.listen_port:
+                raise ServiceError("port %d of %s is another service's already: %s" % (service.listen_port, host, other["name"]))
 
 
 def _declared(name: str, declared: Mapping[str, Any]) -> Service:
@@ -419,6 +466,7 @@ def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     if service.health_path != before.health_path:
         paths = (name, before.health_path, service.health_path)
         raise ServiceError("%s is checked on %s, and all replicas of a service on one path: have the new image answer there too, not only on %s" % paths)
+    _own_port(scene, service, answers)
     count = check_replicas(name, service, min(max(scene.wanted_replicas, service.min_replicas), service.max_replicas))
     planner = Planner(scene, service)
     _current(scene, planner)
@@ -482,11 +530,15 @@ def balance_service(arguments: Mapping[str, Any], answers: Answers, _declared_se
     _everybody(scene, "balanced")
     planner = Planner(scene, service)
     _current(scene, planner)
-    moving = _crowded(scene)
-    for replica in moving:
-        new = planner.room()[1]
+    moving = []
+    for replica in _crowded(scene):
+        try:
+            new = planner.room()[1]
+        except PlacementError:
+            break  # what cannot move stays, and is weighed all the same
         if new.host == replica.host:
-            raise PlacementError("no other host has room for a replica of %s" % scene.name)
+            break
+        moving.append(replica)
         planner.start(new)
         planner.serve(new, scene.balancers)
         planner.remove(replica, group=new.name)
@@ -496,7 +548,7 @@ def balance_service(arguments: Mapping[str, Any], answers: Answers, _declared_se
         staying = {item.name: item.servers[balancer] for item in scene.alive() if balancer in item.servers and item not in moving}
         wanted = weights({name: float(server.get("response_ms") or 0) for name, server in staying.items()})
         for name, server in staying.items():
-            if server["state"] == "ready" and wanted[name] != server["weight"]:
+            if server["state"] == "ready" and abs(wanted[name] - server["weight"]) >= LEAST_CHANGE:
                 args = {"service": scene.name, "name": name, "state": "ready", "weight": wanted[name]}
                 title = "weigh %s by what it gets done" % name
                 planner.add(title, balancer, "load_balancer_server", args, before={"weight": server["weight"]}, after={"weight": wanted[name]}, group=name)
@@ -522,11 +574,12 @@ def weights(response_ms: Mapping[str, float]) -> dict[str, int]:
     """Return weights in proportion to what each server gets done: the inverse of the time it needs for a request.
 
     `response_ms` is measured under load, by server; one that has not answered yet (0) counts as the quickest. The quickest gets
-    the full weight, and none less than a tenth, so that each goes on being measured.
+    the full weight, and none less than a tenth, so that each goes on being measured. In steps: a plan must hold while it is approved.
     """
     known = [value for value in response_ms.values() if value > 0]
     quickest = min(known, default=1.0)
-    return {name: max(WEIGHT // 10, round(WEIGHT * quickest / value)) if value > 0 else WEIGHT for name, value in response_ms.items()}
+    shares = {name: quickest / value if value > 0 else 1.0 for name, value in response_ms.items()}
+    return {name: max(WEIGHT_STEP, round(WEIGHT * share / WEIGHT_STEP) * WEIGHT_STEP) for name, share in shares.items()}
 
 
 def delete_service(arguments: Mapping[str, Any], answers: Answers, _declared_services: Mapping[str, Any]) -> list[Step]:

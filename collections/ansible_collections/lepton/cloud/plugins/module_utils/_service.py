@@ -21,6 +21,7 @@ from ._units import format_size, parse_size
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)  # its replicas are called NAME-NUMBER
 BALANCES = ("roundrobin", "leastconn", "first", "hash")
 BACKENDS = ("container",)
+IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
 
@@ -113,7 +114,7 @@ def _typed(field: str, value: Any) -> Any:
             raise ValueError("expected a whole number, not %s" % ascii(str(value)[:40]))
         return int(value)
     if field in ("cpus", "max_error_rate"):
-        return float(value)
+        return round(float(value), 3)  # as exactly as engines take it
     if field in LISTS:
         if isinstance(value, (str, Mapping)):
             raise ValueError("expected a list")
@@ -164,7 +165,8 @@ def revision(service: Service) -> str:
 
 def container_spec(service: Service, name: str, address: str, port: int) -> Spec:
     """Return what a replica's container is made from, published on a port of its host."""
-    bind = "127.0.0.1" if address in ("127.0.0.1", "localhost") else "0.0.0.0"
+    # Where the balancers reach it, and nowhere else: Docker's published ports go past a host's firewall.
+    bind = address if IPV4.fullmatch(address) else "127.0.0.1" if address == "localhost" else "0.0.0.0"
     return Spec(
         image=service.image,
         command=service.command,

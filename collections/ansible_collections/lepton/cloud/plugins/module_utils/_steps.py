@@ -82,7 +82,7 @@ def field_name(step: Step, field: str) -> str:
 
 # What came of the steps so far, as it is handed from one to the next.
 Outcomes = dict[str, Any]
-NOTHING: Outcomes = {"begun": [], "failed": [], "stopped": False, "trouble": []}
+NOTHING: Outcomes = {"begun": [], "failed": [], "stuck": [], "stopped": False, "trouble": []}
 
 
 def due(step: Step, outcomes: Outcomes) -> bool:
@@ -90,7 +90,8 @@ def due(step: Step, outcomes: Outcomes) -> bool:
     group = step.get("group", "")
     failed = group in outcomes["failed"]
     if step.get("undo"):
-        return group in outcomes["begun"] and (failed or outcomes["stopped"])
+        # What could not be taken out, or started again, must not be removed next.
+        return group not in outcomes["stuck"] and group in outcomes["begun"] and (failed or outcomes["stopped"])
     if step.get("needs_all") and outcomes["trouble"]:
         return False
     return not failed and not outcomes["stopped"]
@@ -105,7 +106,8 @@ def noted(step: Step, outcomes: Outcomes, trouble: str = "") -> Outcomes:
     if not trouble:
         return after
     if step.get("undo"):
-        after["trouble"].append("taking that back, %s failed on %s: %s" % (step["title"], step["host"], trouble))
+        after["stuck"].append(group)
+        after["trouble"].append("taking that back, %s failed on %s, and %s is left as it is: %s" % (step["title"], step["host"], group, trouble))
         return after
     after["failed"].append(group)
     after["stopped"] = after["stopped"] or step.get("stops") == "all"

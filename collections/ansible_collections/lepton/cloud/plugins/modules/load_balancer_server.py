@@ -183,15 +183,32 @@ def main() -> None:
             chosen = {option: params[option] for option in ("state", "address", "port", "weight")}
             return entry, plan_server(entry, running, name, **chosen)
 
+        def lock():  # noqa: ANN202
+            # One for all services, since HAProxy checks and reads all files together; nobody waits in it for sessions to end.
+            return host_lock(lock_dir(module), "load_balancer", LOCK_SECONDS)
+
         if module.check_mode:
             entry, planned = plan()
         else:
-            # One lock for all services: HAProxy checks and reads all files together.
-            with host_lock(lock_dir(module), "load_balancer", LOCK_SECONDS):
+            with lock():
                 entry, planned = plan()
-                if planned.changed or "wait" in planned.steps:
-                    drain = entry.service.drain_seconds if params["drain_seconds"] is None else params["drain_seconds"]
-                    balancer.apply_server(entry, name, planned, drain_seconds=drain)
+                if "wait" in planned.steps:
+                    before = balancer.servers()[service][name].state
+                    balancer.drain(service, name)
+                elif planned.changed:
+                    balancer.apply_server(entry, name, planned)
+            if "wait" in planned.steps:
+                seconds = entry.service.drain_seconds if params["drain_seconds"] is None else params["drain_seconds"]
+                try:
+                    balancer.wait_drained(service, name, seconds)
+                except BalancerError as error:
+                    if before == "drain":
+                        raise BalancerError("%s, so it drains on" % error) from error
+                    balancer.command("set server %s/%s state %s" % (service, name, before))
+                    raise BalancerError("%s, so it is as it was" % error) from error
+                with lock():
+                    entry, last = plan()
+                    balancer.apply_server(entry, name, last)
             if "add" in planned.steps and params["state"] == "ready":
                 wait_up(balancer, service, name, params["wait_seconds"])
                 watch(balancer, service, name, params["watch_seconds"], params["max_error_rate"])

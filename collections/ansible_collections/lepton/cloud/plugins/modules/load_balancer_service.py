@@ -130,18 +130,26 @@ def main() -> None:
 
         def work() -> tuple:
             entry = balancer.entry(name)
+            if params["state"] == "absent" and entry is not None:
+                return remove(balancer, entry, check=check), True, entry if check else None
             if params["state"] == "absent":
-                return ([], False, None) if entry is None else (remove(balancer, entry, check=check), True, entry if check else None)
-            if entry is None and name in balancer.servers():
+                left = balancer.runs(name) and not balancer.is_foreign(name)  # a removal that was cut short before its reload
+                if left and not check:
+                    balancer.reload()
+                return [Change("service", "present", "absent")] if left else [], left, None
+            if entry is None and balancer.is_foreign(name):
                 raise BalancerError(
                     "this load balancer has a backend %s that was not made by Lepton, so it is left alone: adopt it, or choose another name" % name
                 )
             wanted, changes = plan_entry(entry, name, service=service, replicas=params["replicas"], version=params["version"])
             text = render(wanted, balancer.listen_address)
-            reload = entry is None or proxies(render(entry, balancer.listen_address)) != proxies(text)
+            cut_short = entry is not None and not balancer.runs(name)  # written, and never read by HAProxy
+            reload = entry is None or cut_short or proxies(render(entry, balancer.listen_address)) != proxies(text)
+            if cut_short and not changes:
+                changes = [Change("service", "not read", "present")]
             if check:
                 return changes, bool(changes) and reload, entry
-            if changes and balancer.write(wanted):
+            if changes and (balancer.write(wanted) or reload):
                 try:
                     balancer.reload()
                 except BalancerError:

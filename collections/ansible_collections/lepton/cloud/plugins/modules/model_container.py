@@ -179,7 +179,7 @@ steps:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._container import ASIDE, Container, ContainerError, Plan, Wish, check_name, make_plan, plan_adoption
+from ..module_utils._container import ASIDE, LOOPBACK, Container, ContainerError, Plan, Wish, check_name, make_plan, plan_adoption
 from ..module_utils._engine import SECRETS_LABEL, Engine
 from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of, lock_dir
 from ..module_utils._host_lock import host_lock
@@ -189,6 +189,11 @@ LOCK_SECONDS = 20
 PLAIN = ("image", "gpus", "user", "read_only", "health_path", "health_port")
 LISTS = ("command", "ports", "volumes", "tmpfs", "capabilities")
 DICTS = ("environment", "labels")
+# What is written shortly means the same as what is written out.
+NORMAL = {
+    "ports": lambda port: port if port.count(":") != 1 else "%s:%s" % (LOOPBACK, port),
+    "volumes": lambda volume: volume if volume.endswith((":ro", ":rw")) else volume + ":ro",
+}
 
 
 def read_wish(params: dict, secrets_differ: bool) -> Wish:
@@ -196,14 +201,15 @@ def read_wish(params: dict, secrets_differ: bool) -> Wish:
     given = {name: params[name] for name in PLAIN if params[name] is not None}
     for name in LISTS:
         if params[name] is not None:
-            ordered = params[name] if name == "command" else sorted(set(params[name]))
-            given[name] = tuple(ordered)
+            given[name] = tuple(params[name] if name == "command" else sorted({NORMAL.get(name, str)(item) for item in params[name]}))
     for name in DICTS:
         if params[name] is not None:
             given[name] = tuple(sorted((str(key), str(value)) for key, value in params[name].items()))
     if params["secrets"] is not None:
         given["secrets"] = tuple(sorted(params["secrets"]))
     limits = {name: params[name] for name in ("cpus", "restart") if params[name] is not None}
+    if "cpus" in limits:
+        limits["cpus"] = round(limits["cpus"], 3)  # as exactly as engines take it
     if params["memory"] is not None:
         try:
             limits["memory"] = parse_size(params["memory"])
@@ -234,7 +240,10 @@ def plan_for(engine: Engine, params: dict, *, check: bool) -> Plan:
     image = wish.given.get("image")
     # A name that is not well formed is the plan's to refuse, before any engine reads it.
     known = engine.image(image) if image and not image.startswith("-") else None
-    return make_plan(wish, found, None if known is None else known["Id"], aside=aside is not None)
+    plan = make_plan(wish, found, None if known is None else known["Id"], aside=aside is not None)
+    if "create" in plan.steps and plan.spec is not None and not set(plan.spec.secrets) <= set(values or ()):
+        raise ContainerError("%s has secrets, and to make it anew they must be given again: %s" % (name, ", ".join(plan.spec.secrets)))
+    return plan
 
 
 def main() -> None:
@@ -276,8 +285,6 @@ def main() -> None:
                 plan = plan_for(engine, params, check=False)
                 values = {str(key): str(value) for key, value in (params["secrets"] or {}).items()}
                 if plan.changed:
-                    if plan.spec is not None and not set(plan.spec.secrets) <= set(values) and "create" in plan.steps:
-                        raise ContainerError("%s has secrets, and to make it anew they must be given again: %s" % (name, ", ".join(plan.spec.secrets)))
                     engine.apply(name, plan, values=values, stop_seconds=params["stop_seconds"], wait_seconds=params["wait_seconds"])
                 if params["state"] == "healthy" and "wait" not in plan.steps and plan.spec is not None:
                     engine.wait_healthy(name, plan.spec, params["wait_seconds"])
