@@ -64,7 +64,10 @@ def start_engine(folder: Path) -> Engine:
     (folder / "docker.pid").unlink(missing_ok=True)  # a crash leaves it, and the number may be somebody else's by now
     bridge, network = _bridge(folder)
     subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], capture_output=True, check=False)
-    for command in (["ip", "address", "replace", network, "dev", bridge], ["ip", "link", "set", bridge, "up"]):
+    # A bridge without a hardware address of its own takes the lowest of its ports, so another one whenever a container comes or goes;
+    # the others then send into the void until they ask for it again, which takes a second.
+    fixed = ["ip", "link", "set", bridge, "address", "02:" + ":".join(bridge[3:][number : number + 2] for number in (0, 2, 4, 6)) + ":01"]
+    for command in (fixed, ["ip", "address", "replace", network, "dev", bridge], ["ip", "link", "set", bridge, "up"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise LeptonError(f"the bridge {bridge} of the sandbox's engine could not be made: {done.stderr.strip()}")

@@ -134,7 +134,7 @@ def write_site(folder: Path, base_url: str, *, mode: str = "socket", port: int =
         "port": port,
         "environment": ["LEPTON_SANDBOX", "LEPTON_SANDBOX_PORT"],
         "label": "sandbox",
-        "reconcile_seconds": 4,
+        "reconcile_seconds": 8,
         "public_url": f"http://127.0.0.1:{port}",
         "slack": {"base_url": f"{base_url}api/", "mode": mode, "update_seconds": 0.3},
         "access": ACCESS,
