@@ -149,7 +149,7 @@ def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = Fals
 
     The arguments are data: an ad-hoc command would template them.
     """
-    named = json.dumps({name: f"{{{{ given.{name} }}}}" for name in arguments})
+    named = json.dumps({name: f"{{{{ given['{name}'] }}}}" for name in arguments})
     done = subprocess.run(
         [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", f"lepton.cloud.{module}", "-a", named]
         + ["-e", json.dumps({"given": untrusted(arguments)})]
