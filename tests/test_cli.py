@@ -107,7 +107,11 @@ def test_the_doctor_names_what_is_missing(site: Settings) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("lepton run ", ["host", "node"]), ("lepton run node re", ["reboot", "rebuild", "release", "resize"]), ("lepton run node resize web-1 v", ["vcpus="])],
+    [
+        ("lepton run ", ["container", "host", "node", "service"]),
+        ("lepton run node re", ["reboot", "rebuild", "release", "resize"]),
+        ("lepton run node resize web-1 v", ["vcpus="]),
+    ],
 )
 def test_the_shell_completes_nouns_verbs_and_parameters(typed: str, offered: list[str]) -> None:
     environment = {**os.environ, "_LEPTON_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
