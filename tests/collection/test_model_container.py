@@ -49,7 +49,10 @@ class Host:
         """Return all that a change would show in."""
         names = self.docker("ps", "--all", "--quiet", "--no-trunc").split()
         files = sorted(str(path) for path in self.folder.rglob("*") if "locks" not in path.parts)
-        return (self.docker("container", "inspect", *names) if names else "") + "\n".join(files)
+        found = json.loads(self.docker("container", "inspect", *names)) if names else []
+        for container in found:
+            container["Mounts"].sort(key=lambda mount: mount["Destination"])  # Docker lists them in any order
+        return json.dumps(found) + "\n".join(files)
 
 
 @pytest.fixture
