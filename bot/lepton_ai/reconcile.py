@@ -15,12 +15,11 @@ from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.runs import leases
-from lepton_ai.runs.model import HERE
+from lepton_ai.runs.model import HERE, NO_HOST
 
 log = structlog.get_logger()
 PRINCIPAL = "schedule:reconcile"  # needs a grant like everybody
 LOOK, MEND = "service.list", "service.reconcile"
-NO_HOST = "has no host in the group"  # what the operation says where the site has no load balancers
 MOST_PATIENT = 32  # looks between two tries to mend what does not get well
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 HERE = "localhost"  # where playbooks check their requests; none of the hosts they are about
+NO_HOST = "has no host in the group"  # what fails there, where the site has no hosts for an operation
 
 
 class State(StrEnum):

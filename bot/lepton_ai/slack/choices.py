@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from lepton_ai.runs.model import HERE, Result, Run
+from lepton_ai.runs.model import HERE, NO_HOST, Result, Run
 from lepton_ai.runs.progress import Progress
 
 log = structlog.get_logger()
@@ -64,7 +64,7 @@ class Look:
         for operation in list(self._operations):
             told = self._ask(operation)
             if HERE in told.failures:
-                if "has no host in the group" in told.failures[HERE]:
+                if NO_HOST in told.failures[HERE]:
                     self._operations.remove(operation)
                 continue
             for host, answer in told.answers.items():

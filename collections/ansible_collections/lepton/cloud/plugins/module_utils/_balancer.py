@@ -30,7 +30,6 @@ FULL_WEIGHT = 100  # of HAProxy's 0 to 256, so that a weight is a percentage of 
 # Bits of srv_admin_state, https://docs.haproxy.org/2.6/management.html (show servers state)
 MAINT_BITS = 0x01 | 0x02 | 0x20
 DRAIN_BITS = 0x08 | 0x10
-STATES = ("ready", "drain", "maint")
 
 
 class BalancerError(ValueError):

@@ -327,10 +327,11 @@ def _adjustment(wish: Wish, found: Container, limits: Limits, *, aside: bool) ->
 
 
 def _spec_change(field: str, before: Any, after: Any) -> Change:
-    return Change(field, _shown(before), _shown(after))
+    return Change(field, shown(before), shown(after))
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
+    """Return a field as it is written in YAML and told in a difference: pairs as a mapping, others as a list."""
     if isinstance(value, tuple):
         return dict(value) if value and isinstance(value[0], tuple) else list(value)
     return value

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ._balancer import BalancerError, Entry, Plan, Server, agreement, read_entry, read_servers, read_statistics, render, server_words
+from ._balancer import BalancerError, Entry, Plan, Server, read_entry, read_servers, read_statistics, render, server_words
 from ._command import Run, clean, run
 from ._node import given
 from ._service import NAME
@@ -210,13 +210,14 @@ class Balancer:
         """Do a server's plan. What waits for sessions to end has waited before, so that nobody else had to."""
         after = replace(entry, servers=given(plan.servers))
         wanted = next((server for server in after.servers if server.name == name), None)
-        self._check(entry.name, render(after, self.listen_address))  # before anything is done that could not be written down
+        text = render(after, self.listen_address)
+        self._check(entry.name, text)  # once, and before anything is done that could not be written down
         if plan.file_first:
-            self.write(after)
+            _replace(self.path(entry.name), text)
         for step in plan.steps:
             self._step(step, entry, name, wanted)
         if not plan.file_first:
-            self.write(after)
+            _replace(self.path(entry.name), text)
         self.save_state()
 
     def _step(self, step: str, entry: Entry, name: str, wanted: Server | None) -> None:
@@ -278,10 +279,6 @@ class Balancer:
             if "connection" not in answer or time.monotonic() > deadline:  # idle connections are closed a moment later
                 raise BalancerError("HAProxy refused to delete %s: %s" % (target, clean(answer)[:200]))
             time.sleep(POLL_SECONDS)
-
-    def disagreement(self, entry: Entry) -> list[str]:
-        """Return where a service's file and the running HAProxy differ."""
-        return agreement(entry, self.servers().get(entry.name, {}))
 
 
 def _connected(target: str) -> socket.socket:

@@ -15,7 +15,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Mapping
 
-from ._container import ContainerError, Limits, Spec, check_limits, check_spec
+from ._container import ContainerError, Limits, Spec, check_limits, check_spec, shown
 from ._units import format_size, parse_size
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)  # its replicas are called NAME-NUMBER
@@ -60,14 +60,8 @@ class Service:
     def to_fields(self) -> dict[str, Any]:
         """Return what is not the default, as it is written in an inventory."""
         defaults = {field.name: field.default for field in fields(self)}
-        shown = {name: value for name, value in asdict(self).items() if value != defaults[name]}
-        return {name: _shown(value) for name, value in shown.items()}
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return dict(value) if value and isinstance(value[0], tuple) else list(value)
-    return value
+        given = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return {name: shown(value) for name, value in given.items()}
 
 
 def check_name(name: str) -> str:
