@@ -338,11 +338,11 @@ def shown(value: Any) -> Any:
 
 
 def _limit_change(field: str, before: Limits | None, after: Limits) -> Change:
-    def shown(limits: Limits | None) -> Any:
+    def told(limits: Limits | None) -> Any:
         value = None if limits is None else getattr(limits, field)
         return format_size(value) if field == "memory" and value is not None else value
 
-    return Change(field, shown(before), shown(after))
+    return Change(field, told(before), told(after))
 
 
 def _short(image_id: str) -> str:

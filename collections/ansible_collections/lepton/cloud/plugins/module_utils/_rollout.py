@@ -178,7 +178,17 @@ class Planner:
         self.stops = ""  # what a failure of the steps that follow stops
 
     def add(
-        self, title: str, host: str, module: str, args: dict[str, Any], *, before: Any = None, after: Any = None, group: str = "", undo: bool = False
+        self,
+        title: str,
+        host: str,
+        module: str,
+        args: dict[str, Any],
+        *,
+        before: Any = None,
+        after: Any = None,
+        group: str = "",
+        undo: bool = False,
+        needs_all: bool = False,
     ) -> None:
         """Append one step."""
         step: Step = {"title": title, "host": host, "module": PREFIX + module, "args": args, "before": before or {}, "after": after or {}}
@@ -188,6 +198,8 @@ class Planner:
             step["stops"] = self.stops
         if undo:
             step["undo"] = True
+        if needs_all:
+            step["needs_all"] = True
         self.steps.append(step)
 
     def room(self) -> tuple[str, Replica]:
@@ -501,8 +513,7 @@ def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     for replica, _new in rolled:
         if replica.host is not None:
             args = {"name": replica.name, "state": "absent"}
-            planner.add("remove %s" % replica.name, replica.host, "model_container", args, group="old " + replica.name)
-            planner.steps[-1]["needs_all"] = True
+            planner.add("remove %s" % replica.name, replica.host, "model_container", args, group="old " + replica.name, needs_all=True)
     return planner.steps
 
 
@@ -594,6 +605,7 @@ def delete_service(arguments: Mapping[str, Any], answers: Answers, _declared_ser
     for balancer in scene.having:
         args = {"name": scene.name, "state": "absent"}
         title = "remove the address of %s" % scene.name
-        planner.add(title, balancer, "load_balancer_service", args, before={"service": "present"}, after={"service": "absent"}, group=scene.name)
-        planner.steps[-1]["needs_all"] = True
+        planner.add(
+            title, balancer, "load_balancer_service", args, before={"service": "present"}, after={"service": "absent"}, group=scene.name, needs_all=True
+        )
     return planner.steps
