@@ -40,15 +40,19 @@ def base_archive() -> Path:
     """Return the root file system of `python:sandbox` as a tar archive, building it when the cache has none for these packages."""
     versions = run_program("apt-cache", "policy", *PACKAGES)
     candidates = "".join(line for line in versions.splitlines() if not line.startswith(" ") or "Candidate" in line)
-    target = cache_root("base") / f"{hashlib.sha256((candidates + ' '.join(UNUSED)).encode()).hexdigest()[:16]}.tar"
+    target = cache_root("base") / f"{hashlib.sha256((candidates + ' '.join(UNUSED) + 'status').encode()).hexdigest()[:16]}.tar"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         work, root = Path(scratch), Path(scratch) / "root"
         run_program("apt-get", "download", *PACKAGES, cwd=work)
-        for package in work.glob("*.deb"):
+        status = []  # what dpkg itself would note of them, for bills of materials
+        for package in sorted(work.glob("*.deb")):
             run_program("dpkg", "-x", str(package), str(root))
+            status.append("Status: install ok installed\n" + run_program("dpkg-deb", "--field", str(package)))
+        (root / "var/lib/dpkg").mkdir(parents=True, exist_ok=True)
+        (root / "var/lib/dpkg/status").write_text("\n".join(status))
         for folder in UNUSED:
             shutil.rmtree(root / folder, ignore_errors=True)
         (root / "usr/bin/python3").symlink_to("python3.11")

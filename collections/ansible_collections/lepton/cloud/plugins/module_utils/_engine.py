@@ -142,11 +142,11 @@ class Engine:
 
     def container(self, name: str) -> Container | None:
         """Return a container by its name, None when there is none."""
-        ran = self._try("container", "inspect", name)
+        ran = self.attempt("container", "inspect", name)
         if ran.code:
             if "no such container" in ran.trouble.lower():
                 return None
-            raise self._error("inspect", ran)
+            raise self.error("inspect", ran)
         return self._read(json.loads(ran.out)[0])
 
     def _read(self, data: Mapping[str, Any]) -> Container:
@@ -161,7 +161,7 @@ class Engine:
 
     def made_from(self, name: str) -> Spec | None:
         """Return what a container was made from, whoever made it; None when there is none."""
-        ran = self._try("container", "inspect", name)
+        ran = self.attempt("container", "inspect", name)
         if ran.code:
             return None
         data = json.loads(ran.out)[0]
@@ -179,41 +179,41 @@ class Engine:
     def _forget_adopted(self) -> None:
         """Remove the notes of adopted containers that are there no more."""
         noted = os.listdir(self.adopted_dir) if os.path.isdir(self.adopted_dir) else []
-        kept = set(self._ask("ps", "--all", "--quiet", "--no-trunc").split()) if noted else set()
+        kept = set(self.ask("ps", "--all", "--quiet", "--no-trunc").split()) if noted else set()
         for container_id in noted:
             if container_id not in kept:
                 os.unlink(os.path.join(self.adopted_dir, container_id))
 
     def containers(self) -> list[Container]:
         """Return all containers of this engine, ours and others, by name."""
-        names = self._ask("ps", "--all", "--quiet", "--no-trunc").split()
+        names = self.ask("ps", "--all", "--quiet", "--no-trunc").split()
         if not names:
             return []
-        ran = self._try("container", "inspect", *names)  # one that has gone meanwhile makes it fail, and shows the others
+        ran = self.attempt("container", "inspect", *names)  # one that has gone meanwhile makes it fail, and shows the others
         if ran.code and "no such container" not in ran.trouble.lower():
-            raise self._error("inspect", ran)
+            raise self.error("inspect", ran)
         return sorted((self._read(item) for item in json.loads(ran.out or "[]")), key=lambda container: container.name)
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """Return what the engine says of an image, None when it does not have it."""
-        ran = self._try("image", "inspect", reference)
+        ran = self.attempt("image", "inspect", reference)
         if ran.code:
             if "no such image" in ran.trouble.lower() or "image not known" in ran.trouble.lower():
                 return None
-            raise self._error("image inspect", ran)
+            raise self.error("image inspect", ran)
         found: dict[str, Any] = json.loads(ran.out)[0]
         return dict(found, Id=_image_id(found["Id"]))
 
     def image_ids(self) -> dict[str, str]:
         """Return the images of this engine, by name."""
-        lines = self._ask("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
+        lines = self.ask("images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if "<none>" not in line)
         # Podman writes localhost before an image without a registry.
         return {name.removeprefix("localhost/"): _image_id(image_id) for name, image_id in sorted(pairs)}
 
     def info(self) -> dict[str, Any]:
         """Return the engine's {kind, version, cpus, memory, architecture}."""
-        facts = json.loads(self._ask("info", "--format", "json" if self.kind == "podman" else "{{json .}}"))
+        facts = json.loads(self.ask("info", "--format", "json" if self.kind == "podman" else "{{json .}}"))
         if facts.get("ServerErrors"):
             raise ContainerError("%s does not answer%s: %s" % (self.kind, self._where(), clean(facts["ServerErrors"][0])))
         if self.kind == "podman":
@@ -240,7 +240,7 @@ class Engine:
 
     def pull(self, image: str) -> None:
         """Fetch an image from its registry."""
-        ran = self._try("pull", "--quiet", image, seconds=PULL_SECONDS)
+        ran = self.attempt("pull", "--quiet", image, seconds=PULL_SECONDS)
         if ran.code:
             known = ", ".join(list(self.image_ids())[:20]) or "none"
             raise ContainerError("the image %s is not here, and could not be pulled: %s. Images here: %s" % (image, _last(ran.trouble), known))
@@ -270,11 +270,11 @@ class Engine:
         if spec.secrets:
             folder = self._write_secrets(name, {secret: values[secret] for secret in spec.secrets})
             command += ["--label=%s=%s" % (SECRETS_LABEL, os.path.basename(folder)), "--volume=%s:%s:ro" % (folder, SECRETS_TARGET)]
-        self._ask(*command, spec.image, *(spec.command or ()))
+        self.ask(*command, spec.image, *(spec.command or ()))
 
     def update(self, name: str, limits: Limits, *, restart: bool) -> None:
         """Change what changes in place. `restart`: the policy too, which Podman before 5.1 cannot."""
-        self._ask("update", *self._limits(limits), *(["--restart=" + limits.restart] if restart else []), name)
+        self.ask("update", *self._limits(limits), *(["--restart=" + limits.restart] if restart else []), name)
 
     def apply(self, name: str, plan: Plan, *, values: Mapping[str, str], stop_seconds: int, wait_seconds: int) -> None:
         """Do the steps of a plan. What does not come up is taken back: the container is gone, or the earlier one is there again.
@@ -291,25 +291,25 @@ class Engine:
                     self.check_architecture(given(plan.spec).image)
                     self.create(name, given(plan.spec), plan.limits, values)
                 elif step == "start":
-                    self._ask("start", name)
+                    self.ask("start", name)
                     self._must_run(name)
                 elif step == "wait":
                     self.wait_healthy(name, given(plan.spec), wait_seconds)
                 elif step == "stop":
                     was_running = True
-                    self._ask("stop", "--time=%d" % stop_seconds, name, seconds=stop_seconds + 30)
+                    self.ask("stop", "--time=%d" % stop_seconds, name, seconds=stop_seconds + 30)
                 elif step == "unpause":
-                    self._ask("unpause", name)
+                    self.ask("unpause", name)
                 elif step == "update":
                     self.update(name, plan.limits, restart=any(change.field == "restart" for change in plan.changes))
                 elif step == "set_aside":
-                    self._ask("rename", name, old)
+                    self.ask("rename", name, old)
                     set_aside = True
                 elif step == "remove":
-                    self._ask("rm", "--force", "--volumes", name)
+                    self.ask("rm", "--force", "--volumes", name)
                 elif step == "drop_aside":
                     if self.container(old) is not None:
-                        self._ask("rm", "--force", old)  # its volumes may hold what nobody has elsewhere
+                        self.ask("rm", "--force", old)  # its volumes may hold what nobody has elsewhere
                     set_aside = False
                     self._keep_secrets(name)
                     self._forget_adopted()
@@ -328,20 +328,20 @@ class Engine:
             return ". The earlier container is back"
         if "set_aside" in plan.steps:  # it failed before the old one was touched, or while it was stopped
             if was_running:
-                self._try("start", name)
+                self.attempt("start", name)
             return ". The container is as it was"
         if "create" not in plan.steps:
             return ""
-        self._try("rm", "--force", "--volumes", name)
+        self.attempt("rm", "--force", "--volumes", name)
         shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
         return ". The container was removed again"
 
     def put_back(self, name: str, *, start: bool) -> None:
         """Put the container back that a replacement had set aside."""
-        self._try("rm", "--force", "--volumes", name)
-        self._ask("rename", name + ASIDE, name)
+        self.attempt("rm", "--force", "--volumes", name)
+        self.ask("rename", name + ASIDE, name)
         if start:
-            self._ask("start", name)
+            self.ask("start", name)
         self._keep_secrets(name)
 
     def _must_run(self, name: str) -> None:
@@ -419,19 +419,22 @@ class Engine:
             found += ["--memory=%d" % limits.memory, "--memory-swap=%d" % limits.memory]  # the same: no swap, and it can grow past the earlier sum
         return found
 
-    def _ask(self, *words: str, seconds: float = 60) -> str:
-        ran = self._try(*words, seconds=seconds)
+    def ask(self, *words: str, seconds: float = 60) -> str:
+        """Return what the engine's command answers; raise ContainerError with what it said when it failed."""
+        ran = self.attempt(*words, seconds=seconds)
         if ran.code:
-            raise self._error(words[0], ran)
+            raise self.error(words[0], ran)
         return ran.out
 
-    def _try(self, *words: str, seconds: float = 60) -> Ran:
+    def attempt(self, *words: str, seconds: float = 60) -> Ran:
+        """Return how the engine's command ended, and what it said."""
         return self._run([*self._command, *words], seconds=seconds)
 
     def _where(self) -> str:
         return " at %s" % self._address if self._address else ""
 
-    def _error(self, what: str, ran: Ran) -> ContainerError:
+    def error(self, what: str, ran: Ran) -> ContainerError:
+        """Return the error that a failed command was, in words."""
         text = _last(ran.trouble or ran.out) or "it ended with code %d" % ran.code
         if ran.code in (124, 126, 127) or "cannot connect to the docker daemon" in text.lower() or "trying to connect" in text.lower():
             return ContainerError("%s does not answer%s: %s. Is the engine installed and running?" % (self.kind, self._where(), text))

@@ -26,7 +26,7 @@ from ._units import format_size, parse_size
 RISKS = ("read", "change", "destroy")
 PLANS = ("check", "planner", "none")
 RERUNS = ("safe", "never")
-KINDS = ("node", "host", "image", "size", "new_node", "service", "new_service", "container", "new_container", "container_image")
+KINDS = ("node", "host", "image", "size", "new_node", "service", "new_service", "container", "new_container", "container_image", "model")
 TYPES = ("str", "int", "float", "bool", "list", "dict", "path")
 LEPTON_KEYS = frozenset({"risk", "locks", "targets", "plan", "rerun", "timeout", "kinds", "positional", "per_host", "undo"})
 RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")

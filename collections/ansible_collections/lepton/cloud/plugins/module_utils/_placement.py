@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Lepton contributors
 # BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which host has a node, and which host gets a new one: pure. PRIVATE to the collection and to the Lepton bot."""
+"""Which host has a node, which gets a new one, and where an image goes: pure. PRIVATE to the collection and to the Lepton bot."""
 
 from __future__ import annotations
 
@@ -118,3 +118,38 @@ def place_container(name: str, *, image: str | None, cpus: float, memory: int, h
     }
     with_image = [name for name, answer in answers.items() if image in answer["container_images"]]
     return place_replica(rooms, cpus=cpus, memory=memory, counts={}, having=with_image), "it has room"
+
+
+class Route(NamedTuple):
+    """Where an image is taken from and brought to. `without`: layers, by chain ID, that all of those hosts have already."""
+
+    from_host: str
+    to_hosts: tuple[str, ...]
+    id: str
+    without: tuple[str, ...]
+
+
+def route_image(image: str, *, from_host: str | None, to_hosts: Collection[str] | None, answers: Mapping[str, Mapping[str, Any]]) -> Route:
+    """Return the way of an image to the hosts that lack it, `to_hosts` or all that answered.
+
+    `answers` holds what each host answered to M(lepton.cloud.container_host_info), empty for a host that did not answer.
+    """
+    known = ", ".join(sorted(answers)) or "none"
+    for host in (*(to_hosts or ()), *([from_host] if from_host is not None else [])):
+        if host not in answers:
+            raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], known))
+    told = {host: answer["container_images"] for host, answer in answers.items() if "container_images" in answer}
+    silent = [host for host in (answers if to_hosts is None else to_hosts) if host not in told]
+    if silent:
+        raise PlacementError("%s did not answer: %s" % (silent[0], answers[silent[0]].get("msg", "not reached")))
+    having = sorted(host for host, images in told.items() if image in images and from_host in (None, host))
+    if not having:
+        where = "no host has" if from_host is None else from_host + " does not have"
+        raise PlacementError("%s the image %s (asked %s)" % (where, image, ", ".join(sorted(told)) or "none"))
+    ids = {told[host][image] for host in having}
+    if len(ids) > 1:
+        raise PlacementError("%s is another image on each of %s: say by from_host which one is meant" % (image, ", ".join(having)))
+    identity = ids.pop()
+    lacking = tuple(sorted(host for host in (told if to_hosts is None else to_hosts) if told[host].get(image) != identity))
+    shared = [set(answers[host].get("layers") or ()) for host in lacking]
+    return Route(having[0], lacking, identity, tuple(sorted(set.intersection(*shared))) if shared else ())

@@ -27,6 +27,16 @@ options:
     description:
       - Also read this many of the last lines that the container O(name) wrote.
     type: int
+  images:
+    description:
+      - Also tell the images with their sizes, and what those of Lepton were built from.
+    type: bool
+    default: false
+  layers:
+    description:
+      - Also tell which layers need not be sent to this host again.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -70,6 +80,18 @@ container_images:
   type: dict
   returned: success
   sample: {"models/chat:1": "sha256:e61ad79fdd61d10ee7248b6a2dce8a70df712ba1c9742ef33582f99600c14244"}
+model_images:
+  description: The engine's images, with their sizes in bytes and what those of Lepton were built from.
+  type: list
+  elements: dict
+  returned: when O(images=true)
+  sample: [{name: "models/chat:1", id: "sha256:e61ad79f", size: 402653184, model: chat, version: "1", framework: onnx, owned: true}]
+layers:
+  description: The chain IDs of layers that need not be sent to this host again.
+  type: list
+  elements: str
+  returned: when O(layers=true)
+  sample: ["sha256:bd00d9a3b6cf65e6f1a26b8a92c9d0ab3ad0fb1d2bbbe9b9ee0f3b2e5a5d7a2e"]
 log:
   description: The last lines that the container wrote, without escape sequences.
   type: str
@@ -79,24 +101,24 @@ log:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._container import ContainerError, check_name
+from ..module_utils._container import check_name
 from ..module_utils._engine import ports_in_use
-from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of
+from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of, port_range
+from ..module_utils._image_store import images, known_chains
 from ..module_utils._units import parse_size
 
 MOST_PORTS = 64  # that are told
 
 
-def port_range(text: str) -> range:
-    first, _dash, last = text.partition("-")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
-        raise ContainerError("port_range: %s is not a range of ports such as 20000-20999" % ascii(text[:40]))
-    return range(int(first), int(last) + 1)
-
-
 def main() -> None:
     module = AnsibleModule(
-        argument_spec=dict(ENGINE_OPTIONS, name={"type": "str"}, log_lines={"type": "int"}),
+        argument_spec=dict(
+            ENGINE_OPTIONS,
+            name={"type": "str"},
+            log_lines={"type": "int"},
+            images={"type": "bool", "default": False},
+            layers={"type": "bool", "default": False},
+        ),
         required_by={"log_lines": "name"},
         supports_check_mode=True,
     )
@@ -121,6 +143,10 @@ def main() -> None:
             "address": params["address"],
             "container_images": engine.image_ids(),
         }
+        if params["images"]:
+            result["model_images"] = images(engine)
+        if params["layers"]:
+            result["layers"] = sorted(known_chains(engine))
         if params["log_lines"] and shown:
             result["log"] = engine.logs(params["name"], params["log_lines"])
         module.exit_json(changed=False, **result)
