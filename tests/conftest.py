@@ -144,7 +144,7 @@ def balancer() -> Iterator[Balancer]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
+def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = False, seconds: float = 280) -> dict[str, Any]:
     """Run a module of the collection on this machine as Ansible does and return what it answered, with `failed`.
 
     The arguments are data: an ad-hoc command would template them.
@@ -154,11 +154,55 @@ def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = Fals
         [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", f"lepton.cloud.{module}", "-a", named]
         + ["-e", json.dumps({"given": untrusted(arguments)})]
         + (["--check"] if check else []),
-        capture_output=True, text=True, check=False, timeout=180, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True, text=True, check=False, timeout=seconds, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
     )  # fmt: skip
     text = done.stdout[done.stdout.index("=> {") + 3 :]
     answer: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
     return {**answer, "failed": "FAILED!" in done.stdout}
+
+
+@dataclass
+class ContainerHost:
+    """The engine with the modules on one side, and its own command on the other."""
+
+    engine: Engine
+    folder: Path
+
+    def module(self, module: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        where = {"engine": "docker", "engine_address": self.engine.address, "state_dir": str(self.folder)}
+        return ansible_module(module, {**where, **arguments}, check=check)
+
+    def container(self, name: str, **arguments: Any) -> dict[str, Any]:
+        return self.module("model_container", name=name, **arguments)
+
+    def docker(self, *words: str) -> str:
+        done = subprocess.run(["docker", "--host", self.engine.address, *words], capture_output=True, text=True, check=False)
+        return (done.stdout + done.stderr).strip()
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.docker("container", "inspect", name))[0]
+        return found
+
+    def images(self) -> list[str]:
+        """Return all images as ID and name; Docker lists what is of one second in any order."""
+        return sorted(self.docker("images", "--all", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").splitlines())
+
+    def everything(self) -> str:
+        """Return all that a change would show in."""
+        names = self.docker("ps", "--all", "--quiet", "--no-trunc").split()
+        files = sorted(str(path) for path in self.folder.rglob("*") if "locks" not in path.parts)
+        found = json.loads(self.docker("container", "inspect", *names)) if names else []
+        for container in found:
+            container["Mounts"].sort(key=lambda mount: mount["Destination"])  # Docker lists them in any order
+        return json.dumps(found) + "\n".join(files)
+
+
+@pytest.fixture
+def host(engine: Engine, tmp_path: Path) -> Iterator[ContainerHost]:
+    host = ContainerHost(engine, tmp_path / "state")
+    yield host
+    for name in host.docker("ps", "--all", "--quiet").split():
+        host.docker("rm", "--force", "--volumes", name)
 
 
 @dataclass(frozen=True)

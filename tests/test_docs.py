@@ -29,7 +29,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def needing(page: Path) -> Any:
     """Return a page as a parameter of a test, with the marks of what its commands need."""
-    marks = [pytest.mark.docker, pytest.mark.haproxy] if page.name in ("containers.md", "services.md") else []
+    marks = [pytest.mark.docker, pytest.mark.haproxy] if page.name in ("containers.md", "images.md", "services.md") else []
     return pytest.param(page, marks=marks)
 
 

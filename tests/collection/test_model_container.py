@@ -5,62 +5,18 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import ansible_module, eventually
+from tests.conftest import ContainerHost, ansible_module, eventually
 
-from lepton_ai.sandbox.engine import Engine
 from lepton_ai.sandbox.stand import free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 MIB = 1 << 20
-
-
-@dataclass
-class Host:
-    """The engine with the modules on one side, and its own command on the other."""
-
-    engine: Engine
-    folder: Path
-
-    def module(self, module: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
-        where = {"engine": "docker", "engine_address": self.engine.address, "state_dir": str(self.folder)}
-        return ansible_module(module, {**where, **arguments}, check=check)
-
-    def container(self, name: str, **arguments: Any) -> dict[str, Any]:
-        return self.module("model_container", name=name, **arguments)
-
-    def docker(self, *words: str) -> str:
-        done = subprocess.run(["docker", "--host", self.engine.address, *words], capture_output=True, text=True, check=False)
-        return (done.stdout + done.stderr).strip()
-
-    def inspect(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.docker("container", "inspect", name))[0]
-        return found
-
-    def everything(self) -> str:
-        """Return all that a change would show in."""
-        names = self.docker("ps", "--all", "--quiet", "--no-trunc").split()
-        files = sorted(str(path) for path in self.folder.rglob("*") if "locks" not in path.parts)
-        found = json.loads(self.docker("container", "inspect", *names)) if names else []
-        for container in found:
-            container["Mounts"].sort(key=lambda mount: mount["Destination"])  # Docker lists them in any order
-        return json.dumps(found) + "\n".join(files)
-
-
-@pytest.fixture
-def host(engine: Engine, tmp_path: Path) -> Iterator[Host]:
-    host = Host(engine, tmp_path / "state")
-    yield host
-    for name in host.docker("ps", "--all", "--quiet").split():
-        host.docker("rm", "--force", "--volumes", name)
 
 
 def served(port: int, path: str = "/") -> Any:
@@ -74,7 +30,7 @@ def serving(port: int, **more: Any) -> dict[str, Any]:
     return {"state": "healthy", "image": "model:1", "ports": [f"{port}:8080"], "health_path": "/v2/health/ready", "health_port": 8080, **more}
 
 
-def test_a_container_from_nothing_to_healthy_to_gone(host: Host) -> None:
+def test_a_container_from_nothing_to_healthy_to_gone(host: ContainerHost) -> None:
     port = free_port()
     wish = serving(port, cpus=0.5, memory="64MiB")
     before = host.everything()
@@ -102,7 +58,7 @@ def test_a_container_from_nothing_to_healthy_to_gone(host: Host) -> None:
     assert not host.container("one", state="absent")["changed"]
 
 
-def test_limits_change_in_place(host: Host) -> None:
+def test_limits_change_in_place(host: ContainerHost) -> None:
     port = free_port()
     host.container("one", **serving(port, cpus=0.5, memory="64MiB"))
     before = host.inspect("one")
@@ -135,7 +91,7 @@ def test_limits_change_in_place(host: Host) -> None:
     ],
     ids=lambda options: ",".join(options),
 )
-def test_a_second_run_changes_nothing(host: Host, options: dict[str, Any]) -> None:
+def test_a_second_run_changes_nothing(host: ContainerHost, options: dict[str, Any]) -> None:
     first = host.container("one", image="model:1", **options)
     assert first["changed"], first
     before = host.everything()
@@ -146,7 +102,7 @@ def test_a_second_run_changes_nothing(host: Host, options: dict[str, Any]) -> No
     assert host.everything() == before
 
 
-def test_a_new_image_takes_the_old_ones_place(host: Host) -> None:
+def test_a_new_image_takes_the_old_ones_place(host: ContainerHost) -> None:
     port = free_port()
     host.container("one", **serving(port))
     before = host.inspect("one")["Id"]
@@ -166,7 +122,7 @@ def test_a_new_image_takes_the_old_ones_place(host: Host) -> None:
         ("nowhere/model:9", "is not here, and could not be pulled"),
     ],
 )
-def test_what_does_not_come_up_leaves_the_old_one(host: Host, image: str, reason: str) -> None:
+def test_what_does_not_come_up_leaves_the_old_one(host: ContainerHost, image: str, reason: str) -> None:
     port = free_port()
     host.container("one", **serving(port))
     before = host.inspect("one")["Id"]
@@ -179,14 +135,14 @@ def test_what_does_not_come_up_leaves_the_old_one(host: Host, image: str, reason
     assert len(host.docker("ps", "--all", "--quiet").split()) == 1
 
 
-def test_one_that_never_came_up_is_not_left(host: Host) -> None:
+def test_one_that_never_came_up_is_not_left(host: ContainerHost) -> None:
     failed = host.container("one", **serving(free_port(), image="model:broken"))
     assert "{{ lookup('pipe', 'id') }} cannot be read" in failed["msg"]  # what it wrote, as it wrote it
     assert "was removed again" in failed["msg"]
     assert host.docker("ps", "--all", "--quiet") == ""
 
 
-def test_a_port_of_somebody_else(host: Host) -> None:
+def test_a_port_of_somebody_else(host: ContainerHost) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -195,7 +151,7 @@ def test_a_port_of_somebody_else(host: Host) -> None:
     assert host.docker("ps", "--all", "--quiet") == ""
 
 
-def test_a_replacement_that_was_cut_short(host: Host) -> None:
+def test_a_replacement_that_was_cut_short(host: ContainerHost) -> None:
     """A crash between setting the old one aside and making the new one: the next run goes on from the old one."""
     port = free_port()
     host.container("one", **serving(port))
@@ -210,7 +166,7 @@ def test_a_replacement_that_was_cut_short(host: Host) -> None:
     assert host.docker("ps", "--all", "--format", "{{.Names}}") == "one"
 
 
-def test_secrets_are_files_and_show_nowhere(host: Host) -> None:
+def test_secrets_are_files_and_show_nowhere(host: ContainerHost) -> None:
     token = "hf_verysecret{{ 1 }}"
     wish = {"image": "model:1", "secrets": {"hf_token": token}}
     made = host.container("one", **wish)
@@ -230,7 +186,7 @@ def test_secrets_are_files_and_show_nowhere(host: Host) -> None:
     assert not (host.folder / "secrets" / "one").exists()
 
 
-def test_containers_of_others_are_left_alone(host: Host) -> None:
+def test_containers_of_others_are_left_alone(host: ContainerHost) -> None:
     host.docker("run", "--detach", "--name", "theirs", "model:1")
     before = host.everything()
     for state in ("absent", "stopped", "started"):
@@ -240,7 +196,7 @@ def test_containers_of_others_are_left_alone(host: Host) -> None:
     assert (seen["name"], seen["owned"]) == ("theirs", False)
 
 
-def test_a_container_of_somebody_else_is_taken_over_as_it_is(host: Host) -> None:
+def test_a_container_of_somebody_else_is_taken_over_as_it_is(host: ContainerHost) -> None:
     port = free_port()
     made = ["run", "--detach", "--name", "theirs", "--publish", f"127.0.0.1:{port}:8080", "--env", "A=b c", "--label", "team=x", "--memory", "64m"]
     host.docker(*made, "--volume", "/tmp:/data", "model:1")
@@ -264,13 +220,13 @@ def test_a_container_of_somebody_else_is_taken_over_as_it_is(host: Host) -> None
     assert "there is no container theirs" in host.container("theirs", state="adopted")["msg"]
 
 
-def test_a_container_that_could_not_be_made_again_is_not_taken_over(host: Host) -> None:
+def test_a_container_that_could_not_be_made_again_is_not_taken_over(host: ContainerHost) -> None:
     host.docker("run", "--detach", "--name", "theirs", "--env", "DB_PASSWORD=x", "model:1")
     assert "use `secrets`" in host.container("theirs", state="adopted")["msg"]
     assert "was not made by Lepton" in host.container("theirs", state="absent")["msg"]
 
 
-def test_an_image_for_another_architecture(host: Host, tmp_path: Path) -> None:
+def test_an_image_for_another_architecture(host: ContainerHost, tmp_path: Path) -> None:
     """The same image with another word in its configuration, as a build on another machine would have it."""
     host.docker("save", "--output", str(tmp_path / "image.tar"), "model:1")
     with tarfile.open(tmp_path / "image.tar") as archive:
@@ -287,12 +243,12 @@ def test_an_image_for_another_architecture(host: Host, tmp_path: Path) -> None:
     assert host.docker("ps", "--all", "--quiet") == ""
 
 
-def test_an_engine_that_is_down(host: Host) -> None:
+def test_an_engine_that_is_down(host: ContainerHost) -> None:
     failed = ansible_module("container_host_info", {"engine": "docker", "engine_address": "unix:///nowhere/docker.sock", "state_dir": str(host.folder)})
     assert "docker does not answer at unix:///nowhere/docker.sock" in failed["msg"]
 
 
-def test_what_a_host_has_and_what_is_free(host: Host) -> None:
+def test_what_a_host_has_and_what_is_free(host: ContainerHost) -> None:
     port = free_port()
     before = host.module("container_host_info")
     host.container("one", **serving(port, memory="64MiB", cpus=0.5))

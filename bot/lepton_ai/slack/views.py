@@ -32,6 +32,7 @@ MOST_CONSOLES = 3
 BAR = 10  # characters of a progress bar
 ROOM_FIELDS = {"cpus", "cpus_free", "memory", "memory_free"}
 CONTAINER_FIELDS = {"name", "state", "image", "cpus", "memory", "owned"}
+IMAGE_FIELDS = {"name", "size", "model", "version", "framework", "owned"}
 SERVICE_FIELDS = {"name", "replicas", "declaration", "servers", "counters"}
 NODE_FIELDS = {"name", "state", "vcpus", "max_vcpus", "memory", "max_memory"}
 _ICONS = {
@@ -290,7 +291,7 @@ def inventory_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]
             [node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes
         ]
         tables.append(_table(rows))
-    tables += _container_tables(answers) + _service_tables(answers)
+    tables += _container_tables(answers) + _image_tables(answers) + _service_tables(answers)
     return tables
 
 
@@ -309,6 +310,20 @@ def _container_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str
         rows += [[item["name"], host, item["state"], item["image"], f"{item['cpus'] or '-'}", f"{item['memory'] or '-'}"] for host, item in found]
         tables.append(_table(rows))
     return tables
+
+
+def _image_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return a line for each image on each host: those that were asked for, or the one that was built."""
+    found = [(host, item) for host, answer in sorted(answers.items()) for item in answer.get("model_images", ()) if set(item) >= IMAGE_FIELDS]
+    built = [(host, answer["image"]) for host, answer in sorted(answers.items()) if set(answer.get("image", ())) >= IMAGE_FIELDS]
+    if not found and not built:
+        return []
+    rows = [["IMAGE", "HOST", "SIZE", "MODEL", "VERSION", "FRAMEWORK"]]
+    rows += [
+        [item["name"], host, f"{item['size'] / 1024**2:.0f}MiB", *(str(item[field] or "-") for field in ("model", "version", "framework"))]
+        for host, item in found or built
+    ]
+    return [_table(rows)]
 
 
 def _service_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

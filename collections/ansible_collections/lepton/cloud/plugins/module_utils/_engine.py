@@ -257,7 +257,8 @@ class Engine:
         command = ["create", "--name=" + name, "--label=%s=%s" % (SPEC_LABEL, spec.to_json()), "--restart=" + limits.restart]
         command += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
         command += ["--read-only"] if spec.read_only else []
-        command += ["--tmpfs=" + folder for folder in spec.tmpfs]
+        # Where the image has that folder, the engine would take its mode, in which nobody but root may write.
+        command += ["--tmpfs=%s:mode=1777" % folder for folder in spec.tmpfs]
         command += ["--cap-add=" + capability for capability in spec.capabilities]
         command += ["--label=%s=%s" % pair for pair in spec.labels]
         command += ["--env=%s=%s" % pair for pair in spec.environment]

@@ -102,7 +102,12 @@ def check_recipe(name: str, recipe: Recipe) -> Recipe:
 def differences(recipe: Recipe, found: Recipe | None) -> list[Change]:
     """Return the fields in which what is wanted differs from what an image was built from. None of them: nothing is to be built."""
     wanted, built = recipe._asdict(), {} if found is None else found._asdict()
-    return [Change(name, shown(built.get(name)), shown(value)) for name, value in wanted.items() if value != built.get(name)]
+    differing = ((name, built.get(name), value) for name, value in wanted.items() if value != built.get(name) and (built.get(name) or value))
+    return [Change(name, _told(before), _told(after)) for name, before, after in differing]
+
+
+def _told(value: Any) -> Any:
+    return value[:19] if isinstance(value, str) and value.startswith("sha256:") else shown(value)
 
 
 def run_as(recipe: Recipe) -> tuple[list[str], dict[str, str]]:

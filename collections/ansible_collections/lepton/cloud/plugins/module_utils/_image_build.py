@@ -59,7 +59,7 @@ def requirements_layer(
         if os.path.getsize(path) == known["size"]:
             os.utime(facts)
             return Layer("requirements", known["diff_id"], known["size"], path), known["distributions"]
-    distributions = _install(engine, recipe, lists, installer, state_dir, work)
+    distributions = _install(engine, recipe, lists, installer, work)
     made = tree_layer("requirements", os.path.join(work, "site"), SITE, path + ".partial", strict=False)
     os.replace(made.path, path)
     with open(facts + ".partial", "w", encoding="utf-8") as file:
@@ -68,9 +68,8 @@ def requirements_layer(
     return made._replace(path=path), distributions
 
 
-def _install(engine: Engine, recipe: Recipe, lists: Mapping[str, str], installer: str, state_dir: str, work: str) -> list[dict[str, Any]]:
-    cache = os.path.join(state_dir, "images", "pip")
-    for folder in (cache, os.path.join(work, "site"), os.path.join(work, "tmp")):
+def _install(engine: Engine, recipe: Recipe, lists: Mapping[str, str], installer: str, work: str) -> list[dict[str, Any]]:
+    for folder in (os.path.join(work, "site"), os.path.join(work, "tmp")):
         os.makedirs(folder, mode=0o700, exist_ok=True)
     for name, text in {"install.py": installer, **lists}.items():
         with open(os.path.join(work, name), "w", encoding="utf-8") as file:
@@ -79,10 +78,10 @@ def _install(engine: Engine, recipe: Recipe, lists: Mapping[str, str], installer
     user = "0:0" if engine.kind == "podman" else "%d:%d" % (os.getuid(), os.getgid())
     name = "lepton-build-" + os.path.basename(work)
     command = ["run", "--rm", "--name=" + name, "--user=" + user, "--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
-    command += ["--volume=%s:%s/build:rw" % (work, INSIDE), "--volume=%s:%s/cache:rw" % (cache, INSIDE)]
+    command += ["--volume=%s:%s/build:rw" % (work, INSIDE)]
     for path, inside in ((WHEELS, INSIDE + "/wheels"), (CERTIFICATES, INSIDE + "/certificates.crt"), (PIP_CONFIG, PIP_CONFIG)):
         command += ["--volume=%s:%s:ro" % (path, inside)] if os.path.exists(path) else []
-    environment = {"HOME": INSIDE + "/build", "TMPDIR": INSIDE + "/build/tmp", "PIP_CACHE_DIR": INSIDE + "/cache", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"HOME": INSIDE + "/build", "TMPDIR": INSIDE + "/build/tmp", "PIP_NO_CACHE_DIR": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     if os.path.exists(CERTIFICATES):
         environment["PIP_CERT"] = INSIDE + "/certificates.crt"
     command += ["--env=%s=%s" % pair for pair in environment.items()]

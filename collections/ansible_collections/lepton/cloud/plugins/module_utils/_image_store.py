@@ -62,13 +62,14 @@ def known_chains(engine: Engine) -> set[str]:
 
 
 def load(engine: Engine, path: str, name: str, identity: str) -> None:
-    """Make an archive's image known to an engine, and see that it is the one that was meant."""
+    """Make an archive's image known to an engine, and see that it is the one that was meant; another one does not keep the name."""
+    before = engine.image(name)
     engine.ask("load", "--quiet", "--input", path, seconds=TRANSFER_SECONDS)
     found = engine.image(name)
-    if found is None or found["Id"] != identity:
-        raise ContainerError(
-            "%s was loaded as %s, and not as %s: the archive was damaged on its way" % (name, "nothing" if found is None else found["Id"], identity)
-        )
+    told = "nothing" if found is None else found["Id"]
+    if told != identity:
+        engine.attempt(*(("rmi", name) if before is None else ("tag", before["Id"], name)))
+        raise ContainerError("%s was loaded as %s, and not as %s: the archive was damaged on its way" % (name, told, identity))
 
 
 def save(engine: Engine, name: str, path: str) -> None:
