@@ -189,3 +189,10 @@ def test_a_declaration_is_the_same_when_written_and_read_again() -> None:
     assert service.to_fields()["memory"] == "1GiB"
     assert revision(service) != revision(replace(service, image="m:2"))
     assert revision(service) == revision(replace(service, memory="2GiB", max_replicas=9))
+
+
+def test_a_reload_that_counts_anew_does_not_hide_errors() -> None:
+    def row(requests: int, errors: int) -> dict[str, int | str]:
+        return {"name": "chat-1", "requests": requests, "http_5xx": errors, "response_errors": 0}
+
+    assert "10 of its 20 answers were errors" in failing("chat-1", [row(1000, 0)], [row(20, 10)], 0.05)

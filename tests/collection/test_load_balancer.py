@@ -273,7 +273,7 @@ def test_clients_notice_no_reload(host: Host) -> None:
         ("a b", {}, "is not a server name"),
         ("chat-9", {}, "an address and a port are needed"),
         ("chat-9", {"address": "127.0.0.1", "port": 1, "weight": 300}, "HAProxy takes 1 to 256"),
-        ("chat-9", {"address": "no.such.host.invalid", "port": 1}, "HAProxy does not accept the configuration of chat"),
+        ("chat-9", {"address": "no.such.host.invalid", "port": 1}, "no.such.host.invalid is not known to this load balancer"),
     ],
 )
 def test_bad_input_changes_nothing(host: Host, name: str, arguments: dict[str, Any], reason: str) -> None:
@@ -285,7 +285,7 @@ def test_bad_input_changes_nothing(host: Host, name: str, arguments: dict[str, A
 
 
 def test_a_service_that_is_not_there(host: Host) -> None:
-    assert "has no service nope" in host.module("load_balancer_server", service="nope", name="x", address="h", port=1)["msg"]
+    assert "has no service nope" in host.module("load_balancer_server", service="nope", name="x", address="127.0.0.1", port=1)["msg"]
     assert not host.module("load_balancer_server", service="nope", name="x", state="absent")["changed"]
 
 
@@ -360,3 +360,12 @@ def test_over_tcp_as_over_its_socket(balancer: Balancer, tmp_path: Path) -> None
     finally:
         process.terminate()
         process.wait(10)
+
+
+def test_a_host_s_name_is_looked_up_once_and_then_nothing_changes(host: Host) -> None:
+    with backend() as port:
+        assert host.server("chat-1", address="localhost", port=port)["changed"]
+        assert host.states()["chat-1"][:2] == ("127.0.0.1", str(port))
+        assert not host.server("chat-1", address="localhost", port=port)["changed"]
+        assert not host.server("chat-1", address="127.0.0.1", port=port)["changed"]
+        assert "is not known to this load balancer" in host.server("chat-2", address="nowhere.invalid", port=port)["msg"]

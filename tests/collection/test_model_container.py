@@ -226,6 +226,38 @@ def test_a_container_that_could_not_be_made_again_is_not_taken_over(host: Contai
     assert "was not made by Lepton" in host.container("theirs", state="absent")["msg"]
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--entrypoint", "/usr/bin/python3"], "Entrypoint"),
+        (["--network", "host"], "NetworkMode"),
+        (["--privileged"], "Privileged"),
+        (["--add-host", "a:1.2.3.4"], "ExtraHosts"),
+    ],
+)
+def test_a_container_that_would_lose_something_is_not_taken_over(host: ContainerHost, options: list[str], told: str) -> None:
+    host.docker("create", "--name", "theirs", *options, "model:1")
+    before = host.everything()
+    failed = host.container("theirs", state="adopted")
+    assert f"could not be made again as it is: it has its own {told}" in failed["msg"]
+    assert host.everything() == before
+
+
+def test_memory_is_promised_once(host: ContainerHost) -> None:
+    """Two that were planned when there was room for one: the module that comes second finds it taken."""
+    reserve = host.module("container_host_info")["engine"]["memory"] - 100 * MIB
+    small = {"image": "model:1", "memory_reserve": str(reserve)}
+    assert host.container("one", memory="64MiB", **small)["changed"]
+    before = host.everything()
+    failed = host.container("two", memory="64MiB", **small)
+    assert "two was to get 64MiB, and this host has 36MiB left to give" in failed["msg"], failed
+    assert host.everything() == before
+    assert "one was to get 128MiB" in host.container("one", memory="128MiB", **small)["msg"]
+    assert host.inspect("one")["HostConfig"]["Memory"] == 64 * MIB
+    assert host.container("one", memory="96MiB", **small)["changed"]
+    assert host.container("one", memory="96MiB", environment={"A": "b"}, **small)["changed"]  # what it had itself counts for it
+
+
 def test_an_image_for_another_architecture(host: ContainerHost, tmp_path: Path) -> None:
     """The same image with another word in its configuration, as a build on another machine would have it."""
     host.docker("save", "--output", str(tmp_path / "image.tar"), "model:1")

@@ -40,7 +40,7 @@ def base_archive() -> Path:
     """Return the root file system of `python:sandbox` as a tar archive, building it when the cache has none for these packages."""
     versions = run_program("apt-cache", "policy", *PACKAGES)
     candidates = "".join(line for line in versions.splitlines() if not line.startswith(" ") or "Candidate" in line)
-    target = cache_root("base") / f"{hashlib.sha256((candidates + ' '.join(UNUSED) + 'status').encode()).hexdigest()[:16]}.tar"
+    target = cache_root("base") / f"{hashlib.sha256((candidates + ' '.join(UNUSED) + 'status, tmp').encode()).hexdigest()[:16]}.tar"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +61,7 @@ def base_archive() -> Path:
         (root / "etc/group").write_text("root:x:0:\nmodel:x:1000:\n")
         for folder in ("tmp", "run/secrets", "proc", "sys", "dev"):
             (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / "tmp").chmod(0o1777)  # what an engine mounts there takes over
         partial = work / "base.tar"
         with tarfile.open(partial, "w") as archive:
             archive.add(root, arcname=".", filter=_plain)

@@ -313,6 +313,8 @@ def failing(name: str, before: Iterable[Mapping[str, Any]], after: Iterable[Mapp
         if row["name"] in ("FRONTEND", "BACKEND"):
             continue
         first = earlier.get(row["name"], {})
+        if row["requests"] < first.get("requests", 0):
+            first = {}  # a reload began to count anew
         sums = counts["own" if row["name"] == name else "others"]
         sums[0] += row["requests"] - first.get("requests", 0)
         sums[1] += sum(row[field] - first.get(field, 0) for field in ("http_5xx", "response_errors"))

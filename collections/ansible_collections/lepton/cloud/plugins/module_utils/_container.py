@@ -91,6 +91,7 @@ class Container:
     trouble: str = ""
     labels: Mapping[str, str] | None = None
     published: tuple[str, ...] = ()
+    started_at: str = ""  # RFC 3339, in UTC
 
     @property
     def running(self) -> bool:

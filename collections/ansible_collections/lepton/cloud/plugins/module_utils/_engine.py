@@ -8,15 +8,20 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import secrets
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, Iterator, Mapping, Sequence
 
 from ._command import Ran, Run, clean, run
 from ._container import ASIDE, Container, ContainerError, Limits, Plan, Spec, host_port, read_spec
+from ._host_lock import host_lock
 from ._node import given
+from ._units import format_size
 
 SPEC_LABEL = "cloud.lepton.spec"
 SECRETS_LABEL = "cloud.lepton.secrets"  # which folder of its secrets a container has
@@ -27,6 +32,8 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5  # between two looks at the engine while its container is waited for
 LAST_LINES = 15
 PULL_SECONDS = 1800
+ROOM_SECONDS = 30  # to wait for others that set a limit
+MIB = 1024 * 1024
 
 
 def docker_container(data: Mapping[str, Any]) -> Container:
@@ -46,6 +53,7 @@ def docker_container(data: Mapping[str, Any]) -> Container:
         trouble=state.get("Error", ""),
         labels=_own_labels(config),
         published=_published(host),
+        started_at=str(state.get("StartedAt") or ""),
     )
 
 
@@ -67,6 +75,7 @@ def podman_container(data: Mapping[str, Any]) -> Container:
         trouble=state.get("Error", ""),
         labels=_own_labels(config),
         published=_published(host),
+        started_at=str(state.get("StartedAt") or ""),
     )
 
 
@@ -94,7 +103,39 @@ def foreign_spec(data: Mapping[str, Any], image: Mapping[str, Any]) -> Spec:
     )
 
 
+# What a container can have that a specification of ours has no word for: where engines show it, and what they show when it has none.
+UNKNOWN_TO_US: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("NetworkMode", (None, "", "default", "bridge", "slirp4netns", "pasta")),
+    ("Privileged", (None, False)),
+    ("Devices", (None, [])),
+    ("PidMode", (None, "", "private")),
+    ("ExtraHosts", (None, [])),
+    ("VolumesFrom", (None, [])),
+)
+
+
+def lost_by_adoption(data: Mapping[str, Any], image: Mapping[str, Any]) -> list[str]:
+    """Return what a container of somebody else would lose if it was made again from our specification of it."""
+    config, host, own = data["Config"], data["HostConfig"], image.get("Config") or {}
+    lost = [name for name, none in UNKNOWN_TO_US if host.get(name) not in none]
+    if (config.get("Entrypoint") or None) != (own.get("Entrypoint") or None):
+        lost.append("Entrypoint")
+    return lost + [mount["Destination"] for mount in data.get("Mounts") or () if mount.get("Type") not in ("bind", "volume", "tmpfs")]
+
+
 READERS = {"docker": docker_container, "podman": podman_container}
+
+
+def age_seconds(started_at: str) -> int | None:
+    """Return how long ago a container was started by this host's clock, None for one that never was.
+
+    Engines write nanoseconds, which Python 3.9 does not read, and the year 1 for never.
+    """
+    found = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)$", started_at)
+    if found is None or found.group(1).startswith("0001"):
+        return None
+    begun = datetime.fromisoformat(found.group(1) + ("+00:00" if found.group(2) == "Z" else found.group(2)))
+    return max(0, int((datetime.now(timezone.utc) - begun).total_seconds()))
 
 
 def _image_id(text: str) -> str:
@@ -127,11 +168,14 @@ def _published(host: Mapping[str, Any]) -> tuple[str, ...]:
 class Engine:
     """One engine, by its command. `address` is where its daemon listens, where that is not its default.
 
-    `state_dir` keeps what the engine must not show, secrets, and what it cannot be told any more, which containers were adopted.
+    `memory_reserve` bytes are never given to containers. `state_dir` keeps what the engine must not show, secrets, and what it cannot
+    be told any more, which containers were adopted.
     """
 
-    def __init__(self, kind: str, *, address: str | None, state_dir: str, run: Run = run) -> None:
+    def __init__(self, kind: str, *, address: str | None, state_dir: str, memory_reserve: int = 0, run: Run = run) -> None:
         self.kind = kind
+        self.lock_dir = os.path.join(state_dir, "locks")
+        self._memory_reserve = memory_reserve
         self.secret_dir = os.path.join(state_dir, "secrets")
         self.adopted_dir = os.path.join(state_dir, "adopted")
         self._command = [kind] + ([] if address is None else ["--host" if kind == "docker" else "--url", address])
@@ -160,12 +204,16 @@ class Engine:
             return found
 
     def made_from(self, name: str) -> Spec | None:
-        """Return what a container was made from, whoever made it; None when there is none."""
+        """Return what a container was made from, whoever made it; None when there is none. Raises ContainerError where that cannot be said."""
         ran = self.attempt("container", "inspect", name)
         if ran.code:
             return None
         data = json.loads(ran.out)[0]
-        return foreign_spec(data, self.image(data["Image"]) or {})
+        image = self.image(data["Image"]) or {}
+        lost = lost_by_adoption(data, image)
+        if lost:
+            raise ContainerError("%s cannot be adopted, since it could not be made again as it is: it has its own %s" % (name, ", ".join(lost)))
+        return foreign_spec(data, image)
 
     def adopt(self, name: str, spec: Spec) -> None:
         """Note that a container is ours from now on. It is not touched: engines cannot change a label."""
@@ -257,8 +305,7 @@ class Engine:
         command = ["create", "--name=" + name, "--label=%s=%s" % (SPEC_LABEL, spec.to_json()), "--restart=" + limits.restart]
         command += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
         command += ["--read-only"] if spec.read_only else []
-        # Where the image has that folder, the engine would take its mode, in which nobody but root may write.
-        command += ["--tmpfs=%s:mode=1777" % folder for folder in spec.tmpfs]
+        command += ["--tmpfs=" + folder for folder in spec.tmpfs]
         command += ["--cap-add=" + capability for capability in spec.capabilities]
         command += ["--label=%s=%s" % pair for pair in spec.labels]
         command += ["--env=%s=%s" % pair for pair in spec.environment]
@@ -290,7 +337,8 @@ class Engine:
                     self.pull(given(plan.spec).image)
                 elif step == "create":
                     self.check_architecture(given(plan.spec).image)
-                    self.create(name, given(plan.spec), plan.limits, values)
+                    with self._promising(name, plan.limits):
+                        self.create(name, given(plan.spec), plan.limits, values)
                 elif step == "start":
                     self.ask("start", name)
                     self._must_run(name)
@@ -302,7 +350,8 @@ class Engine:
                 elif step == "unpause":
                     self.ask("unpause", name)
                 elif step == "update":
-                    self.update(name, plan.limits, restart=any(change.field == "restart" for change in plan.changes))
+                    with self._promising(name, plan.limits):
+                        self.update(name, plan.limits, restart=any(change.field == "restart" for change in plan.changes))
                 elif step == "set_aside":
                     self.ask("rename", name, old)
                     set_aside = True
@@ -321,6 +370,19 @@ class Engine:
                     self._forget_adopted()
         except ContainerError as error:
             raise ContainerError("%s%s" % (error, self._take_back(name, plan, was_running=was_running, set_aside=set_aside))) from error
+
+    @contextmanager
+    def _promising(self, name: str, limits: Limits) -> Iterator[None]:
+        """Hold what this host may promise while a limit is set: two that were planned from the same answer must not both get the last of it."""
+        with host_lock(self.lock_dir, "room", ROOM_SECONDS):
+            memory = sum(item.limits.memory or 0 for item in self.containers() if item.name not in (name, name + ASIDE))
+            free = self.info()["memory"] - self._memory_reserve - memory
+            before = next((item.limits.memory for item in self.containers() if item.name == name), None)
+            if limits.memory is not None and limits.memory > free and limits.memory > (before or 0):
+                raise ContainerError(
+                    "%s was to get %s, and this host has %s left to give" % (name, format_size(limits.memory), format_size(max(0, free) // MIB * MIB))
+                )
+            yield
 
     def _take_back(self, name: str, plan: Plan, *, was_running: bool, set_aside: bool) -> str:
         """Undo what was begun, and return that in words. `set_aside`: the earlier container waits under its other name."""

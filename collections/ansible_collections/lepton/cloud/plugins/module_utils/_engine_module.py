@@ -14,9 +14,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._command import clean
 from ._container import Container, ContainerError
-from ._engine import Engine
+from ._engine import Engine, age_seconds
 from ._module import end_with_controller
-from ._units import format_size
+from ._units import format_size, parse_size
 
 ENGINE_OPTIONS: dict[str, dict[str, Any]] = {
     "engine": {"type": "str", "choices": ["auto", "docker", "podman"], "default": "auto"},
@@ -51,7 +51,8 @@ def engine_of(module: AnsibleModule) -> Iterator[Engine]:
             kind = next((name for name in ("docker", "podman") if shutil.which(name)), None)
             if kind is None:
                 raise ContainerError("this host has neither docker nor podman: install an engine (role lepton.cloud.container_host)")
-        yield Engine(kind, address=module.params["engine_address"], state_dir=module.params["state_dir"])
+        reserve = parse_size(module.params["memory_reserve"])
+        yield Engine(kind, address=module.params["engine_address"], state_dir=module.params["state_dir"], memory_reserve=reserve)
     except ValueError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
@@ -71,6 +72,7 @@ def container_result(container: Container) -> dict[str, Any]:
         "restart": container.limits.restart,
         "ports": list(container.published),
         "restarts": container.restarts,
+        "age_seconds": age_seconds(container.started_at) if container.running else None,
         "owned": container.spec is not None,
         "labels": dict(container.spec.labels) if container.spec is not None else {},
     }

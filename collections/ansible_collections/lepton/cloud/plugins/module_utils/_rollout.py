@@ -41,6 +41,7 @@ class Replica:
     image_id: str = ""
     cpus: float | None = None
     memory: str | None = None
+    age: int | None = None  # seconds since it was started
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by balancer
 
     @property
@@ -150,6 +151,7 @@ def _replicas(name: str, engines: Mapping[str, Mapping[str, Any]], entries: Mapp
                     image_id=item["image_id"],
                     cpus=item["cpus"],
                     memory=item["memory"],
+                    age=item.get("age_seconds"),
                 )
     servers: dict[str, dict[str, Mapping[str, Any]]] = {}
     for balancer, entry in entries.items():
@@ -303,20 +305,37 @@ class Planner:
             self.remove(replica, group=replica.name)
             self.back(replica, group=replica.name)
 
-    def mend(self, target: int) -> None:
-        """Bring the replicas to a number: what is dead goes, what runs unseen by a balancer is taken in, the rest is up or down."""
+    def swap(self, replica: Replica, new: Replica) -> None:
+        """Start a new replica in place of one that serves; where it does not come up, the other one stays."""
+        self.start(new)
+        self.serve(new, self.scene.balancers)
+        self.remove(replica, group=new.name)
+        self.back(replica, group=new.name)
+        self.remove(new, self.scene.balancers, group=new.name, undo=True)
+
+    def mend(self, target: int, other: Sequence[Replica] = ()) -> None:
+        """Bring the replicas to a number: what is dead goes, what runs unseen by a balancer is taken in, the rest is up or down.
+
+        `other` are replicas of another declaration than the one that is wanted; they go first, or are swapped.
+        """
         broken = self.scene.broken()
         good = [item for item in self.scene.alive() if item not in broken]
         if not self.scene.silent_balancers:  # one that is away may still send requests to where they were; what is left there keeps its port
             for replica in self.scene.dead():
                 self.remove(replica, group=replica.name)
-        going = surplus(good, len(good) - target) if target < len(good) else []
+        going = surplus(good, len(good) - target, other) if target < len(good) else []
         for replica in good:
             if replica not in going:
                 self._take_in(replica)
         if target > len(good):
             self.up(target - len(good))
         self.down(going)
+        for replica in other:
+            if replica in good and replica not in going:
+                try:
+                    self.swap(replica, self.room()[1])
+                except PlacementError:
+                    break  # it serves, and what is dead is mended all the same
         if not self.scene.silent_balancers:
             for replica in broken:  # after what takes their place
                 self.remove(replica, group=replica.name)
@@ -365,12 +384,12 @@ class Planner:
             self.add("keep that %s is wanted as before" % scene.name, balancer, "load_balancer_service", args, group=group, undo=True)
 
 
-def surplus(replicas: Sequence[Replica], count: int) -> list[Replica]:
-    """Return the replicas that go first: those that do not serve, then those on the fullest host, then the youngest."""
+def surplus(replicas: Sequence[Replica], count: int, other: Sequence[Replica] = ()) -> list[Replica]:
+    """Return the replicas that go first: those of another declaration, those that do not serve, those on the fullest host, the youngest."""
     left, going = list(replicas), []
     for _number in range(count):
         counts = {item.host: sum(1 for other in left if other.host == item.host) for item in left}
-        worst = max(left, key=lambda item: (not item.serves, counts[item.host], item.number))
+        worst = max(left, key=lambda item: (item in other, not item.serves, counts[item.host], item.number))
         left.remove(worst)
         going.append(worst)
     return going
@@ -456,12 +475,25 @@ def reconcile_service(arguments: Mapping[str, Any], answers: Answers, _declared_
     """Plan what is missing between what is wanted and what is: a dead replica is replaced, one that may live is not."""
     scene = look(check_name(arguments["service"]), answers)
     service = _wanted(scene)
-    if scene.wanted_replicas < len(scene.alive()):
+    mixed = [item for item in scene.alive() if item.host is not None and item.revision != revision(service)]
+    if scene.wanted_replicas < len(scene.alive()) or mixed:
+        if _rolling(scene, service):
+            return []
         _everybody(scene, "reconciled")
     planner = Planner(scene, service)
     _current(scene, planner)
-    planner.mend(scene.wanted_replicas)
+    # Some of them are what an update left that was cut short. That all of them are is no accident, and service update's to change.
+    planner.mend(scene.wanted_replicas, mixed if len(mixed) < len(scene.alive()) else ())
     return planner.steps
+
+
+def _rolling(scene: Scene, service: Service) -> bool:
+    """Return whether somebody whose lock cannot be seen, a playbook on another machine, may be in the middle of a change.
+
+    Each replica of a rolling change begins with a new container, and takes no longer than this until the next one or the end.
+    """
+    longest = service.start_seconds + service.watch_seconds + service.drain_seconds + service.stop_seconds
+    return any(item.age is not None and item.age < longest for item in scene.alive())
 
 
 def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapping[str, Any]) -> list[Step]:
@@ -483,7 +515,7 @@ def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     planner = Planner(scene, service)
     _current(scene, planner)
     planner.stops = ALL
-    old = [item for item in scene.alive() if _outdated(item, service, scene)]
+    old = [item for item in scene.alive() if arguments.get("again") or _outdated(item, service, scene)]
     rolled: list[tuple[Replica, Replica]] = []
     for replica in old:
         new = planner.room()[1]
@@ -550,11 +582,7 @@ def balance_service(arguments: Mapping[str, Any], answers: Answers, _declared_se
         if new.host == replica.host:
             break
         moving.append(replica)
-        planner.start(new)
-        planner.serve(new, scene.balancers)
-        planner.remove(replica, group=new.name)
-        planner.back(replica, group=new.name)
-        planner.remove(new, scene.balancers, group=new.name, undo=True)
+        planner.swap(replica, new)
     for balancer in scene.balancers:
         staying = {item.name: item.servers[balancer] for item in scene.alive() if balancer in item.servers and item not in moving}
         wanted = weights({name: float(server.get("response_ms") or 0) for name, server in staying.items()})

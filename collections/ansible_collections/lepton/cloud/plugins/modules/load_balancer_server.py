@@ -111,11 +111,12 @@ changes:
   sample: [{field: state, before: absent, after: ready, effective: now}]
 """
 
+import socket
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._balancer import BalancerError, failing, plan_server
+from ..module_utils._balancer import ADDRESS, BalancerError, failing, plan_server
 from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, lock_dir
 from ..module_utils._haproxy import Balancer
 from ..module_utils._host_lock import host_lock
@@ -137,6 +138,16 @@ def wait_up(balancer: Balancer, service: str, name: str, seconds: float) -> None
             found = "nothing" if row is None else "%s %s" % (row["check"], row["last_check"])
             raise BalancerError("HAProxy did not find %s/%s up within %d s: its check says %s" % (service, name, seconds, found))
         time.sleep(POLL_SECONDS)
+
+
+def resolved(address: str | None) -> str | None:
+    """Return what HAProxy will show of an address: it looks up a host's name once, and knows it by its number from then on."""
+    if address is None or not ADDRESS.fullmatch(address) or ":" in address:  # IPv6 has numbers only
+        return address
+    try:
+        return str(socket.getaddrinfo(address, None, family=socket.AF_INET, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise BalancerError("address: %s is not known to this load balancer: %s" % (address, error)) from error
 
 
 def watch(balancer: Balancer, service: str, name: str, seconds: float, allowed: float) -> None:
@@ -172,6 +183,7 @@ def main() -> None:
     service, name = params["service"], params["name"]
 
     with balancer_of(module) as balancer:
+        params["address"] = resolved(params["address"])
 
         def plan():  # noqa: ANN202
             entry = balancer.entry(check_name(service))
