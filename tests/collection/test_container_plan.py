@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.lepton.cloud.plugins.module_utils._command import Ran, clean
 from ansible_collections.lepton.cloud.plugins.module_utils._container import Container, ContainerError, Limits, Spec, Wish, make_plan, read_spec
 from ansible_collections.lepton.cloud.plugins.module_utils._engine import Engine, podman_container, ports_in_use
+from ansible_collections.lepton.cloud.plugins.module_utils._ports import listening_ports
 
 SPEC = Spec(image="model:1", ports=("127.0.0.1:20000:8080",), environment=(("A", "1"),), health_path="/ready", health_port=8080)
 RUNNING = Container("one", "id", "running", "model:1", "sha256:aa", SPEC, Limits(1, 64 << 20))
@@ -169,4 +170,4 @@ def test_ports_in_use(tmp_path: Path) -> None:
     table = tmp_path / "tcp"
     table.write_text("  sl  local_address rem_address   st\n   0: 0100007F:4E20 00000000:0000 0A 0\n   1: 0100007F:4E21 0100007F:0050 01 0\n", encoding="ascii")
     stopped = replace(RUNNING, state="exited", published=("127.0.0.1:20005:8080",))
-    assert ports_in_use([stopped], (str(table), str(tmp_path / "none"))) == [20000, 20005]
+    assert ports_in_use([stopped], listening_ports((str(table), str(tmp_path / "none")))) == [20000, 20005]

@@ -36,6 +36,16 @@ options:
       - Memory that is kept for the host itself. The rest may be given to nodes, and is never overcommitted.
     type: str
     default: 1GiB
+  address:
+    description:
+      - The address of the host under which load balancers reach what it forwards to nodes.
+    type: str
+    default: 127.0.0.1
+  port_range:
+    description:
+      - Ports of the host that are forwarded to replicas of services.
+    type: str
+    default: 21000-21999
 requirements:
   - python3-libvirt on the managed host
 """

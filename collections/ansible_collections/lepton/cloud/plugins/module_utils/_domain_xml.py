@@ -12,7 +12,7 @@ import json
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from ._node import Boot, Size
+from ._node import FORWARD, LOOPBACK, Boot, Size
 
 OWNER_NS = "https://lepton.cloud/xmlns/node/1.0"
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -44,6 +44,8 @@ def render_domain(
     mark.set("image", boot.image)
     mark.set("network", boot.network)
     mark.set("forward-ports", json.dumps(list(boot.forward_ports)))
+    if boot.labels:
+        mark.set("labels", json.dumps(dict(boot.labels)))
     if boot.disk is not None:
         mark.set("disk", str(boot.disk))
     _text(domain, "memory", str(size.max_memory // KIB), unit="KiB")
@@ -88,7 +90,9 @@ def _network(domain: ET.Element, devices: ET.Element, boot: Boot) -> None:
         return
     if kind == "user":
         # libvirt 9 has no port forwarding for user networking without passt, which it rejects: QEMU's own arguments.
-        forwards = "".join(",hostfwd=tcp:127.0.0.1:%s-:%s" % tuple(pair.split(":")) for pair in boot.forward_ports)
+        matches = (FORWARD.fullmatch(pair) for pair in boot.forward_ports)
+        parts = ((found.group(1) or LOOPBACK, found.group(2), found.group(3)) for found in matches if found)
+        forwards = "".join(",hostfwd=tcp:%s:%s-:%s" % part for part in parts)
         command = ET.SubElement(domain, "{%s}commandline" % QEMU_NS)
         for argument in ("-netdev", "user,id=lepton0" + forwards, "-device", "virtio-net-pci,netdev=lepton0,bus=pcie.0,addr=0x10"):
             ET.SubElement(command, "{%s}arg" % QEMU_NS, value=argument)
@@ -113,6 +117,7 @@ def read_boot(xml: str) -> Boot | None:
         disk=int(disk) if disk else None,
         network=mark.get("network", "user"),
         forward_ports=tuple(json.loads(mark.get("forward-ports", "[]"))),
+        labels=tuple(sorted(json.loads(mark.get("labels", "{}")).items())),
     )
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
@@ -15,19 +14,19 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from ._command import Ran, Run, clean, run
 from ._container import ASIDE, Container, ContainerError, Limits, Plan, Spec, host_port, read_spec
 from ._host_lock import host_lock
 from ._node import given
+from ._ports import probe
 from ._units import format_size
 
 SPEC_LABEL = "cloud.lepton.spec"
 SECRETS_LABEL = "cloud.lepton.secrets"  # which folder of its secrets a container has
 SECRETS_TARGET = "/run/secrets"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "ppc64le": "ppc64le", "s390x": "s390x"}
-LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 0.5  # between two looks at the engine while its container is waited for
 LAST_LINES = 15
@@ -513,27 +512,7 @@ def _last(text: str) -> str:
     return " ".join(lines[-3:])[-600:]
 
 
-def probe(address: tuple[str, int], path: str, seconds: float = 2) -> tuple[bool, str]:
-    """Ask a readiness path and return whether it answered 2xx, and what it answered."""
-    connection = http.client.HTTPConnection(*address, timeout=seconds)
-    try:
-        connection.request("GET", path)
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        return False, clean(str(error) or type(error).__name__)
-    finally:
-        connection.close()
-    return 200 <= status < 300, str(status)
-
-
-def ports_in_use(containers: Sequence[Container], tables: Sequence[str] = ("/proc/net/tcp", "/proc/net/tcp6")) -> list[int]:
+def ports_in_use(containers: Sequence[Container], listening: Iterable[int]) -> list[int]:
     """Return the TCP ports of this host that somebody listens on, or that a container would take when it is started."""
-    found = {int(port.split(":")[1]) for container in containers for port in container.published if port.split(":")[1].isdigit()}
-    for table in tables:
-        try:
-            with open(table, encoding="ascii") as file:
-                rows = [line.split() for line in file.readlines()[1:]]
-        except OSError:
-            continue
-        found |= {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == LISTENING}
-    return sorted(found)
+    published = {int(port.split(":")[1]) for container in containers for port in container.published if port.split(":")[1].isdigit()}
+    return sorted({*published, *listening})

@@ -33,14 +33,6 @@ def lock_dir(module: AnsibleModule) -> str:
     return os.path.join(module.params["state_dir"], "locks")
 
 
-def port_range(text: str) -> range:
-    """Return the ports that an option such as 20000-20999 names."""
-    first, _dash, last = text.partition("-")
-    if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
-        raise ContainerError("port_range: %s is not a range of ports such as 20000-20999" % ascii(text[:40]))
-    return range(int(first), int(last) + 1)
-
-
 @contextmanager
 def engine_of(module: AnsibleModule) -> Iterator[Engine]:
     """Yield the host's engine; whatever goes wrong ends the module with a sentence, never with a traceback."""

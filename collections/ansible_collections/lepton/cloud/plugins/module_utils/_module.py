@@ -25,6 +25,8 @@ HOST_OPTIONS: dict[str, dict[str, Any]] = {
     "disk_dir": {"type": "path", "default": "/var/lib/lepton/disks"},
     "cpu_overcommit": {"type": "float", "default": 4},
     "memory_reserve": {"type": "str", "default": "1GiB"},
+    "address": {"type": "str", "default": "127.0.0.1"},
+    "port_range": {"type": "str", "default": "21000-21999"},
 }
 
 
@@ -93,6 +95,7 @@ def node_result(node: Node) -> dict[str, Any]:
         shown["image"] = node.boot.image
         shown["network"] = node.boot.network
         shown["forward_ports"] = list(node.boot.forward_ports)
+        shown["labels"] = dict(node.boot.labels)
         shown["disk"] = format_size(node.boot.disk) if node.boot.disk else None
     shown["restart_required"] = node.live is not None and (
         node.live.vcpus != node.config.vcpus or node.live.max_vcpus != node.config.max_vcpus or node.live.max_memory != node.config.max_memory

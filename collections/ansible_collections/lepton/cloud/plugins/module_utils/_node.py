@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Sequence, TypeVar
 
 from ._changes import Change, diff_of
 from ._units import format_size
@@ -19,7 +19,9 @@ Item = TypeVar("Item")
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?", re.ASCII)
 MIB = 1024 * 1024
 NETWORK = re.compile(r"user|none|(?:network|bridge):[A-Za-z0-9_.-]{1,64}", re.ASCII)
-FORWARD = re.compile(r"\d{1,5}:\d{1,5}", re.ASCII)
+FORWARD = re.compile(r"(?:(\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5}):(\d{1,5})", re.ASCII)
+LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,100}", re.ASCII)
+LOOPBACK = "127.0.0.1"
 HEADROOM = 2  # a new node can grow to this many times its size without a restart
 MEMORY_MARGIN = 0.1  # of what the guest uses, left to it when memory shrinks
 
@@ -46,6 +48,7 @@ class Boot:
     disk: int | None
     network: str
     forward_ports: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class Wish:
     disk: int | None = None
     network: str | None = None
     forward_ports: tuple[str, ...] | None = None
+    labels: tuple[tuple[str, str], ...] | None = None
     update: bool = True
 
 
@@ -157,11 +161,24 @@ def check_boot(boot: Boot) -> Boot:
     if not NETWORK.fullmatch(boot.network):
         raise NodeError("%s is not a network: expected user, none, network:NAME or bridge:NAME" % ascii(boot.network[:80]))
     for pair in boot.forward_ports:
-        if not FORWARD.fullmatch(pair) or not all(0 < int(port) < 65536 for port in pair.split(":")):
-            raise NodeError("%s is not a port forward: expected HOST:GUEST, such as 8080:80" % ascii(pair[:80]))
+        if not FORWARD.fullmatch(pair) or not all(0 < int(port) < 65536 for port in pair.split(":")[-2:]):
+            raise NodeError("%s is not a port forward: expected [ADDRESS:]HOST:GUEST, such as 8080:80" % ascii(pair[:80]))
+    for name, _value in boot.labels:
+        if not LABEL.fullmatch(name):
+            raise NodeError("labels: %s is not a label: expected lower-case letters, digits and '.'" % ascii(name[:60]))
     if boot.forward_ports and boot.network != "user":
         raise NodeError("port forwards exist only on network user, not on %s" % boot.network)
     return boot
+
+
+def forwarded(forward_ports: Sequence[str], inside: int) -> tuple[str, int] | None:
+    """Return where on the host a port of the guest is reached: (address, port)."""
+    for pair in forward_ports:
+        found = FORWARD.fullmatch(pair)
+        if found and int(found.group(3)) == inside:
+            address = found.group(1) or LOOPBACK
+            return (LOOPBACK if address == "0.0.0.0" else address), int(found.group(2))
+    return None
 
 
 def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
@@ -216,7 +233,7 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     )
     _check_size(size)
     _check_fits(wish.name, size, None, capacity)
-    boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or ()))
+    boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or (), wish.labels or ()))
     steps = [Step("define", size, boot), Step("create_disk", size, boot), Step("finish")]
     started = wish.state in ("running", "restarted")
     if started:
@@ -274,7 +291,7 @@ def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> 
 
 def _refuse_other_boot(wish: Wish, node: Node) -> None:
     boot = given(node.boot)
-    for field in ("image", "disk", "network", "forward_ports"):
+    for field in ("image", "disk", "network", "forward_ports", "labels"):
         wanted, found = getattr(wish, field), getattr(boot, field)
         if wanted is not None and wanted != found:
             raise NodeError(

@@ -103,11 +103,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._container import check_name
 from ..module_utils._engine import ports_in_use
-from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of, port_range
+from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of
 from ..module_utils._image_store import images, known_chains
+from ..module_utils._ports import free_ports, listening_ports
 from ..module_utils._units import parse_size
-
-MOST_PORTS = 64  # that are told
 
 
 def main() -> None:
@@ -129,7 +128,6 @@ def main() -> None:
         shown = everything if params["name"] is None else [item for item in everything if item.name == check_name(params["name"])]
         memory = max(0, facts["memory"] - parse_size(params["memory_reserve"]))
         cpus = facts["cpus"] * params["cpu_overcommit"]
-        taken = set(ports_in_use(everything))
         result = {
             "engine": facts,
             "containers": [container_result(item) for item in shown],
@@ -139,7 +137,7 @@ def main() -> None:
                 "memory": memory,
                 "memory_free": max(0, memory - sum(item.limits.memory or 0 for item in everything)),
             },
-            "ports_free": [port for port in port_range(params["port_range"]) if port not in taken][:MOST_PORTS],
+            "ports_free": free_ports(params["port_range"], ports_in_use(everything, listening_ports())),
             "address": params["address"],
             "container_images": engine.image_ids(),
         }

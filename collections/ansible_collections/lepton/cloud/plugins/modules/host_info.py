@@ -59,6 +59,17 @@ image_size:
   type: int
   returned: success
   sample: 3221225472
+ports_free:
+  description: The lowest ports of O(port_range) that nobody listens on and no node would take.
+  type: list
+  elements: int
+  returned: success
+  sample: [21000, 21001]
+address:
+  description: The address under which load balancers reach forwarded ports.
+  type: str
+  returned: success
+  sample: 10.0.0.7
 disk_free:
   description: How many bytes are free for disks. Null where that cannot be told.
   type: int
@@ -69,16 +80,23 @@ disk_free:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._module import HOST_OPTIONS, capacity_result, connected, node_result
+from ..module_utils._node import FORWARD
+from ..module_utils._ports import free_ports, listening_ports
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=dict(HOST_OPTIONS, image={"type": "str"}), supports_check_mode=True)
+    params = module.params
     with connected(module) as host:
+        nodes = host.nodes()
+        forwards = [found for node in nodes for pair in (node.boot.forward_ports if node.boot else ()) if (found := FORWARD.fullmatch(pair))]
         module.exit_json(
             changed=False,
             host=host.facts(),
             capacity=capacity_result(host.capacity()),
-            nodes=[node_result(node) for node in host.nodes()],
+            nodes=[node_result(node) for node in nodes],
+            address=params["address"],
+            ports_free=free_ports(params["port_range"], {*listening_ports(), *(int(found.group(2)) for found in forwards)}),
             images=host.images(),
             image_size=None if module.params["image"] is None else host.image_size(module.params["image"]),
             disk_free=host.disk_free(),

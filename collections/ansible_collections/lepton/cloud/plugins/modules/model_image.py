@@ -176,12 +176,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._changes import Change, diff_of
 from ..module_utils._container import ContainerError, check_image
 from ..module_utils._engine import Engine, ports_in_use
-from ..module_utils._engine_module import ENGINE_OPTIONS, engine_of, lock_dir, port_range
+from ..module_utils._engine_module import ENGINE_OPTIONS, engine_of, lock_dir
 from ..module_utils._host_lock import host_lock
 from ..module_utils._image import FRAMEWORKS, MODEL, Recipe, check_budget, check_recipe, differences
 from ..module_utils._image_build import base_packages, bring_in, forget_layers, own_layers, requirements_layer, try_out, work_folder
 from ..module_utils._image_store import image_result, recipe_of, users_of
 from ..module_utils._layers import text_digest, tree_digest
+from ..module_utils._ports import free_ports, listening_ports
 from ..module_utils._units import parse_size
 
 LOCK_SECONDS = 5  # a build takes minutes: whoever asks for the same one is told at once
@@ -273,12 +274,11 @@ def build(module: AnsibleModule, engine: Engine, recipe: Recipe) -> dict[str, An
         candidate = "lepton-candidate:" + recipe.source[-16:]
         try:
             identity = bring_in(engine, recipe, base, layers, candidate, work)
-            taken = set(ports_in_use(engine.containers()))
-            port = next((port for port in port_range(params["port_range"]) if port not in taken), None)
-            if port is None:
+            free = free_ports(params["port_range"], ports_in_use(engine.containers(), listening_ports()))
+            if not free:
                 raise ContainerError("no port of %s is free on this host for the trial" % params["port_range"])
             seconds = try_out(
-                engine, recipe, candidate, health_path=params["health_path"], port=port, seconds=params["wait_seconds"], example=example_of(params)
+                engine, recipe, candidate, health_path=params["health_path"], port=free[0], seconds=params["wait_seconds"], example=example_of(params)
             )
             before = engine.image(name)
             engine.ask("tag", candidate, name)

@@ -37,12 +37,12 @@ options:
   state:
     description:
       - V(present) leaves a node's power as it is, and creates a missing one stopped.
-      - V(running) starts it, V(stopped) presses its power button and waits.
+      - V(running) starts it, V(healthy) also waits until O(health_path) answers, V(stopped) presses its power button and waits.
       - V(restarted) presses the power button, waits and starts it again, which also brings pending changes into effect.
       - V(absent) removes it with its disk.
       - V(abandoned) removes it only where its creation was cut short, and leaves every other node as it is.
     type: str
-    choices: [present, running, stopped, restarted, absent, abandoned]
+    choices: [present, running, healthy, stopped, restarted, absent, abandoned]
     default: present
   image:
     description:
@@ -74,9 +74,22 @@ options:
     type: str
   forward_ports:
     description:
-      - Ports of the host's loopback address forwarded to the guest, as V(HOST:GUEST). Only with O(network=user).
+      - Ports of the host forwarded to the guest, as V([ADDRESS:]HOST:GUEST), on the loopback address where none is given. Only with
+        O(network=user).
     type: list
     elements: str
+  labels:
+    description:
+      - Labels of a new node, which it keeps for its life.
+    type: dict
+  health_path:
+    description:
+      - Path that answers 2xx when the node can serve, for O(state=healthy). It is asked for from the host.
+    type: str
+  health_port:
+    description:
+      - The guest's port for O(health_path). It must be among the forwarded ones.
+    type: int
   update:
     description:
       - Whether an existing node may be changed. With V(false), one that differs is an error.
@@ -151,17 +164,22 @@ restart_reasons:
   sample: []
 """
 
+import time
 from contextlib import ExitStack
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._command import clean
 from ..module_utils._host_lock import host_lock
 from ..module_utils._libvirt import Host
 from ..module_utils._module import HOST_OPTIONS, connected, node_result
-from ..module_utils._node import Plan, Wish, check_name, given, make_plan
+from ..module_utils._node import NodeError, Plan, Wish, check_name, forwarded, given, make_plan
+from ..module_utils._ports import probe
 from ..module_utils._units import parse_size
 
 LOCK_SECONDS = 20
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 1.0  # between two looks at the hypervisor while its guest is waited for
 
 
 def read_wish(params: dict) -> Wish:
@@ -175,7 +193,7 @@ def read_wish(params: dict) -> Wish:
 
     return Wish(
         name=check_name(params["name"]),
-        state=params["state"],
+        state="running" if params["state"] == "healthy" else params["state"],
         image=params["image"],
         vcpus=params["vcpus"],
         memory=size("memory"),
@@ -184,6 +202,7 @@ def read_wish(params: dict) -> Wish:
         disk=size("disk"),
         network=params["network"],
         forward_ports=None if params["forward_ports"] is None else tuple(params["forward_ports"]),
+        labels=None if params["labels"] is None else tuple(sorted((str(name), str(value)) for name, value in params["labels"].items())),
         update=params["update"],
     )
 
@@ -196,12 +215,39 @@ def plan_for(host: Host, wish: Wish) -> Plan:
     return plan
 
 
+def wait_healthy(host: Host, name: str, path: str, port: int, seconds: float) -> None:
+    """Wait until a node answers; raise NodeError when it has ended, or has not after `seconds`, with what it printed last."""
+    deadline, answer, looked = time.monotonic() + seconds, "nothing", 0.0
+    while True:
+        if time.monotonic() - looked > LOOK_SECONDS:
+            node, looked = host.node(name), time.monotonic()
+            if node is None or node.live is None:
+                raise NodeError("%s does not run any more%s" % (name, _last_words(host, name)))
+            address = forwarded(given(node.boot).forward_ports, port)
+            if address is None:
+                raise NodeError("health_port: port %d of %s is not among its forwarded ports, so its health cannot be asked for" % (port, name))
+        ready, answer = probe(address, path)
+        if ready:
+            return
+        if time.monotonic() > deadline:
+            raise NodeError("%s did not become healthy within %d s: %s answered %s%s" % (name, seconds, path, answer, _last_words(host, name)))
+        time.sleep(POLL_SECONDS)  # readiness is an answer of the guest's own, for which there is no event
+
+
+def _last_words(host: Host, name: str) -> str:
+    try:
+        said = clean(host.console(name, 600)).strip()
+    except (NodeError, OSError):
+        return ""
+    return ". It printed last: %s" % said if said else ". It printed nothing"
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             HOST_OPTIONS,
             name={"type": "str", "required": True},
-            state={"type": "str", "choices": ["present", "running", "stopped", "restarted", "absent", "abandoned"], "default": "present"},
+            state={"type": "str", "choices": ["present", "running", "healthy", "stopped", "restarted", "absent", "abandoned"], "default": "present"},
             image={"type": "str"},
             vcpus={"type": "int"},
             memory={"type": "str"},
@@ -210,10 +256,15 @@ def main() -> None:
             disk={"type": "str"},
             network={"type": "str"},
             forward_ports={"type": "list", "elements": "str"},
+            labels={"type": "dict"},
+            health_path={"type": "str"},
+            health_port={"type": "int"},
             update={"type": "bool", "default": True},
             virtualization={"type": "str", "choices": ["auto", "hardware", "emulation"], "default": "auto"},
             wait_seconds={"type": "int", "default": 60},
         ),
+        required_together=[("health_path", "health_port")],
+        required_if=[("state", "healthy", ["health_path", "health_port"])],
         supports_check_mode=True,
     )
     with connected(module) as host, ExitStack() as locks, ExitStack() as capacity:
@@ -233,6 +284,8 @@ def main() -> None:
                 reserved=capacity.close,
             ):
                 module.warn(warning)
+        if module.params["state"] == "healthy" and not module.check_mode:
+            wait_healthy(host, wish.name, module.params["health_path"], module.params["health_port"], module.params["wait_seconds"])
         node = host.node(wish.name)
         module.exit_json(
             changed=plan.changed,
