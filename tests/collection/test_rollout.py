@@ -109,7 +109,7 @@ def test_the_replica_that_does_not_serve_goes_first_then_the_fullest_host() -> N
         ("scale", TWO, {"lb": SILENT}, {"replicas": "3"}, "no load balancer answers"),
         ("scale", TWO, {**LB, "lb2": SILENT}, {"replicas": "1"}, "chat is not scaled down: lb2 did not answer: no route to host"),
         ("scale", TWO, {}, {"replicas": "1"}, "no host in the group load_balancers"),
-        ("create", TWO, {"lb": EMPTY}, {}, "containers of a service chat are there already: chat-1, chat-2"),
+        ("create", TWO, {"lb": EMPTY}, {}, "replicas of a service chat are there already: chat-1, chat-2"),
         ("create", {"h1": engine()}, LB, {}, "there is a service chat already"),
         ("create", {"h1": engine()}, {"lb": EMPTY}, {"replicas": 9}, "may have 1 to 5 replicas, not 9"),
         ("update", TWO, LB, {"image": "-v"}, "is not an image"),
@@ -285,7 +285,7 @@ def test_what_a_silent_balancer_may_still_send_to_keeps_its_port() -> None:
 
 
 def test_one_name_on_two_hosts_is_nothing_to_guess_about() -> None:
-    with pytest.raises(StepError, match="h1 and h2 both have a container chat-1"):
+    with pytest.raises(StepError, match="h1 and h2 both have a replica chat-1"):
         steps("reconcile", {"h1": engine(container(1)), "h2": engine(container(1))}, LB)
 
 
@@ -342,3 +342,92 @@ def test_an_update_again_replaces_what_is_as_declared() -> None:
         "start chat-3 from model:1",
         "start chat-4 from model:1",
     ]
+
+
+# Nodes in place of containers
+
+EDGE = {"backend": "node", "image": "guest", "port": 80, "listen_port": 8100, "cpus": 1, "memory": "128MiB", "max_replicas": 4, "health_path": "/"}
+
+
+def node(number: int, *, state: str = "running", declared: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    labels = {"cloud.lepton.service": "edge", "cloud.lepton.revision": revision(read_service("edge", declared or EDGE))}
+    return {
+        "name": f"edge-{number}", "state": state, "vcpus": 1, "memory": "128MiB", "labels": labels, "forward_ports": [f"127.0.0.1:{21000 + number}:80"], **more,
+    }  # fmt: skip
+
+
+def hypervisor(*nodes: dict[str, Any], memory: int = 16) -> dict[str, Any]:
+    capacity = {"vcpus_free": 8, "memory_free": memory * GIB}
+    return {"nodes": list(nodes), "capacity": capacity, "ports_free": [21100, 21101, 21102], "address": "10.0.0.7", "images": ["guest", "guest-2"]}
+
+
+def node_steps(
+    operation: str, hypervisors: dict[str, Any], *servers: int, replicas: int = 1, declared: dict[str, Any] | None = None, **arguments: Any
+) -> list[Any]:
+    entry = {
+        "name": "edge",
+        "replicas": replicas,
+        "version": 1,
+        "declaration": EDGE,
+        "servers": [{**server(1), "name": f"edge-{number}"} for number in servers],
+    }
+    answers = {"hypervisors": hypervisors, "load_balancers": {"lb": {"services": [entry] if servers else []}}, "container_hosts": {"h9": SILENT}}
+    given = {"service": "edge", "image": None, "replicas": None, **arguments}
+    return check_plan(make_plan(f"service.{operation}", given, answers, {"edge": declared or EDGE}))
+
+
+def test_a_service_of_nodes_is_made_where_there_is_room_for_a_node() -> None:
+    """A container host that does not answer is none of its business."""
+    planned = node_steps("create", {"h1": hypervisor(), "h2": hypervisor(memory=32)})
+    assert forward(planned) == [
+        ("lb", "keep that edge is wanted so"),
+        ("h2", "start edge-1 from guest"),
+        ("h2", "wait until edge-1 is healthy"),
+        ("lb", "send requests to edge-1"),
+    ]
+    assert (planned[1]["module"], planned[2]["module"]) == ("lepton.cloud.virtual_node", "lepton.cloud.virtual_node")
+    args = planned[1]["args"]
+    assert (args["vcpus"], args["memory"], args["image"], args["labels"]["cloud.lepton.service"]) == (1, "128MiB", "guest", "edge")
+    assert args["forward_ports"][0].startswith("10.0.0.7:211")
+    assert args["forward_ports"][0].endswith(":80")
+    assert planned[2]["args"]["health_port"] == 80
+    assert planned[-2]["args"] == {"name": "edge-1", "state": "absent"}  # what undoes it
+    with pytest.raises(StepError, match="h2 did not answer"):
+        node_steps("create", {"h1": hypervisor(), "h2": SILENT})
+
+
+def test_nodes_are_scaled_mended_rolled_and_resized_as_containers_are() -> None:
+    two = {"h1": hypervisor(node(1), node(2))}
+    assert not node_steps("reconcile", two, 1, 2, replicas=2)
+    stopped = {"h1": hypervisor(node(1), node(2, state="stopped"))}
+    assert [title for _host, title in forward(node_steps("reconcile", stopped, 1, 2, replicas=2))][:3] == [
+        "drain edge-2 and take it out", "remove edge-2", "start edge-3 from guest",
+    ]  # fmt: skip
+    bigger = node_steps("update", two, 1, 2, replicas=2, declared={**EDGE, "cpus": 2})
+    assert [step["args"] for step in bigger if step["title"].startswith("resize") and not step.get("undo")] == [
+        {"vcpus": 2, "name": "edge-1"},
+        {"vcpus": 2, "name": "edge-2"},
+    ]
+    rolled = node_steps("update", two, 1, 2, replicas=2, declared={**EDGE, "image": "guest-2"})
+    stops = [step for step in rolled if step["title"].startswith("stop ")]
+    assert [(step["args"]["state"], step["args"]["wait_seconds"], step["after"]) for step in stops] == [("stopped", 60, {"state": "stopped"})] * 2
+    with pytest.raises(StepError, match="one of kind container is another service"):
+        node_steps("update", two, 1, 2, declared=DECLARED)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"environment": {"A": "b"}}, "environment: a node has what its image brings"),
+        ({"secrets": ["a"]}, "secrets: a node"),
+        ({"cpus": 1.5}, "a whole number of cpus"),
+        ({"cpus": None}, "a whole number of cpus"),
+        ({"memory": None}, "a node needs memory"),
+        ({"memory": "1000000B"}, "whole MiB"),
+        ({"image": "../x"}, "not the name of a node's image"),
+        ({"health_path": "no path"}, "is not a path"),
+    ],
+)
+def test_what_a_node_cannot_be(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(StepError, match=told):
+        node_steps("create", {"h1": hypervisor()}, declared={**EDGE, **change})

@@ -74,14 +74,17 @@ class Site:
     def containers(self, *, running: bool = True) -> list[str]:
         return sorted(self.docker("ps", *([] if running else ["--all"]), "--format", "{{.Names}} {{.Image}}").splitlines())
 
-    def servers(self) -> dict[str, tuple[str, str]]:
-        """Return HAProxy's own table: address and status by server."""
+    def rows(self, service: str) -> list[dict[str, str]]:
+        """Return the servers of a service in HAProxy's own table."""
         assert self.stand.balancer is not None
         script = f"echo 'show stat' | nc -NU {self.stand.balancer.folder}/admin.sock"
         lines = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
         header = lines[0].lstrip("# ").split(",")
-        rows = [dict(zip(header, line.split(","), strict=False)) for line in lines[1:] if line.startswith("chat,chat-")]
-        return {row["svname"]: (row["addr"], row["status"]) for row in rows}
+        return [dict(zip(header, line.split(","), strict=False)) for line in lines[1:] if line.startswith(f"{service},{service}-")]
+
+    def servers(self) -> dict[str, tuple[str, str]]:
+        """Return address and status by server of `chat`."""
+        return {row["svname"]: (row["addr"], row["status"]) for row in self.rows("chat")}
 
     def file(self) -> str:
         assert self.stand.balancer is not None

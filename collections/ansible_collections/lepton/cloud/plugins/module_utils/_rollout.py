@@ -12,16 +12,17 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass, field, replace
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
+from ._backends import BACKENDS, absent_args, healthy_args, images_of, resize_of, room_of, start_args, stop_args
 from ._placement import PlacementError, Room, place_replica
-from ._service import Service, ServiceError, check_name, check_replicas, container_spec, read_service, revision
+from ._service import Service, ServiceError, check_name, check_replicas, read_service, revision
 from ._units import parse_size
 
 Step = dict[str, Any]
 Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 PREFIX = "lepton.cloud."
-ENGINES, BALANCERS = "container_hosts", "load_balancers"
+BALANCERS = "load_balancers"
 SERVICE_LABEL, REVISION_LABEL = "cloud.lepton.service", "cloud.lepton.revision"
 ALL = "all"  # what a failure stops: every other step of the plan, and not only those of its own replica
 WEIGHT, WEIGHT_STEP, LEAST_CHANGE = 100, 10, 20
@@ -30,11 +31,12 @@ UNEVEN = 2  # replicas that one host may have more than another before `balance`
 
 @dataclass(frozen=True)
 class Replica:
-    """A replica as the hosts and the balancers show it. `host` is None where its container was not found."""
+    """A replica as the hosts and the balancers show it. `host` is None where neither its container nor its node was found."""
 
     name: str
     host: str | None
     state: str = "absent"
+    backend: str = "container"
     address: str = ""
     port: int = 0
     revision: str = ""
@@ -66,18 +68,18 @@ class Scene:
     having: tuple[str, ...]
     behind: tuple[str, ...]
     silent: Mapping[str, str]
-    silent_engines: tuple[str, ...]
+    silent_hosts: tuple[str, ...]
     silent_balancers: tuple[str, ...]
     replicas: tuple[Replica, ...]
     rooms: Mapping[str, Room]
-    image_ids: Mapping[str, Mapping[str, str]]
+    images: Mapping[str, Mapping[str, str]]
 
     def alive(self) -> list[Replica]:
         """Return the replicas that run, or that may: on a host that does not answer, or since a load balancer finds them up."""
         return [item for item in self.replicas if item.state in ("running", "paused") or (item.host is None and item.servers and self._may_live(item))]
 
     def _may_live(self, replica: Replica) -> bool:
-        return bool(self.silent_engines) or any(str(server.get("status", "")).startswith("UP") for server in replica.servers.values())
+        return bool(self.silent_hosts) or any(str(server.get("status", "")).startswith("UP") for server in replica.servers.values())
 
     def broken(self) -> list[Replica]:
         """Return the replicas that run and that every load balancer which has them finds down."""
@@ -96,13 +98,12 @@ class Scene:
         return max((item.number for item in self.replicas), default=0) + 1
 
 
-def look(name: str, answers: Answers) -> Scene:
-    """Return what is, from what container hosts and load balancers answered."""
+def look(name: str, answers: Answers, backend: str = "container") -> Scene:
+    """Return what is, from what hosts and load balancers answered. `backend` is the kind of a service that no load balancer has yet."""
     check_name(name)
-    engines, balancers = answers.get(ENGINES, {}), answers.get(BALANCERS, {})
+    balancers = answers.get(BALANCERS, {})
     answering = [host for host, answer in balancers.items() if "services" in answer]
     silent = {host: str(answer.get("msg", "not reached")) for host, answer in balancers.items() if "services" not in answer}
-    silent.update({host: str(answer.get("msg", "not reached")) for host, answer in engines.items() if "containers" not in answer})
     if not balancers:
         raise ServiceError("the inventory has no host in the group %s, so no client could reach a service" % BALANCERS)
     if not answering:
@@ -110,6 +111,9 @@ def look(name: str, answers: Answers) -> Scene:
     entries = {host: entry for host in answering for entry in balancers[host]["services"] if entry["name"] == name}
     newest = max(entries.values(), key=lambda entry: entry["version"], default=None)
     wanted = None if newest is None else read_service(name, newest["declaration"])
+    kind = BACKENDS[backend if wanted is None else wanted.backend]
+    hosts, known = answers.get(kind.group, {}), kind.known
+    silent.update({host: str(answer.get("msg", "not reached")) for host, answer in hosts.items() if known not in answer})
     return Scene(
         name=name,
         wanted=wanted,
@@ -119,40 +123,44 @@ def look(name: str, answers: Answers) -> Scene:
         having=tuple(entries),
         behind=tuple(host for host in answering if newest is not None and (host not in entries or entries[host]["version"] != newest["version"])),
         silent=silent,
-        silent_engines=tuple(host for host, answer in engines.items() if "containers" not in answer),
+        silent_hosts=tuple(host for host, answer in hosts.items() if known not in answer),
         silent_balancers=tuple(host for host in balancers if host not in answering),
-        replicas=_replicas(name, engines, entries),
-        rooms={
-            host: Room(answer["room"]["cpus_free"], answer["room"]["memory_free"], tuple(answer["ports_free"]), answer["address"])
-            for host, answer in engines.items()
-            if "containers" in answer
-        },
-        image_ids={host: answer.get("container_images", {}) for host, answer in engines.items() if "containers" in answer},
+        replicas=_replicas(name, answers, entries),
+        rooms={host: room_of(answer) for host, answer in hosts.items() if known in answer},
+        images={host: images_of(answer) for host, answer in hosts.items() if known in answer},
     )
 
 
-def _replicas(name: str, engines: Mapping[str, Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]]) -> tuple[Replica, ...]:
+def _found(name: str, answers: Answers) -> Iterator[Replica]:
+    """Yield the replicas of a service that hosts have: containers, and nodes."""
     pattern = re.compile(re.escape(name) + r"-\d{1,6}")
+    for name_of, kind in BACKENDS.items():
+        for host, answer in answers.get(kind.group, {}).items():
+            for item in answer.get(kind.known, ()):
+                if item.get("owned", True) and item.get("labels", {}).get(SERVICE_LABEL) == name and pattern.fullmatch(item["name"]):
+                    yield Replica(
+                        name=item["name"],
+                        host=host,
+                        state=item["state"],
+                        backend=name_of,
+                        address=answer["address"],
+                        port=next((int(port.split(":")[-2]) for port in item[kind.ports]), 0),
+                        revision=item["labels"].get(REVISION_LABEL, ""),
+                        image_id=item.get("image_id", ""),
+                        cpus=item[kind.cpus],
+                        memory=item["memory"],
+                        age=item.get("age_seconds"),
+                    )
+
+
+def _replicas(name: str, answers: Answers, entries: Mapping[str, Mapping[str, Any]]) -> tuple[Replica, ...]:
     found: dict[str, Replica] = {}
-    for host, answer in engines.items():
-        for item in answer.get("containers", ()):
-            if item["owned"] and item["labels"].get(SERVICE_LABEL) == name and pattern.fullmatch(item["name"]):
-                if item["name"] in found:
-                    both = (found[item["name"]].host, host, item["name"])
-                    raise ServiceError("%s and %s both have a container %s: stop one of them by hand" % both)
-                port = next((int(port.split(":")[1]) for port in item["ports"]), 0)
-                found[item["name"]] = Replica(
-                    name=item["name"],
-                    host=host,
-                    state=item["state"],
-                    address=answer["address"],
-                    port=port,
-                    revision=item["labels"].get(REVISION_LABEL, ""),
-                    image_id=item["image_id"],
-                    cpus=item["cpus"],
-                    memory=item["memory"],
-                    age=item.get("age_seconds"),
-                )
+    for replica in _found(name, answers):
+        if replica.name in found:
+            both = (found[replica.name].host, replica.host, replica.name)
+            raise ServiceError("%s and %s both have a replica %s: stop one of them by hand" % both)
+        found[replica.name] = replica
+    pattern = re.compile(re.escape(name) + r"-\d{1,6}")
     servers: dict[str, dict[str, Mapping[str, Any]]] = {}
     for balancer, entry in entries.items():
         for server in entry["servers"]:
@@ -173,6 +181,7 @@ class Planner:
     def __init__(self, scene: Scene, service: Service) -> None:
         self.scene = scene
         self.service = service
+        self.kind = BACKENDS[service.backend]
         self.steps: list[Step] = []
         self._rooms = dict(scene.rooms)
         self._counts = {host: sum(1 for item in scene.alive() if item.host == host) for host in scene.rooms}
@@ -207,13 +216,13 @@ class Planner:
     def room(self) -> tuple[str, Replica]:
         """Return the host for one more replica, and that replica; raise PlacementError where none has room."""
         memory = parse_size(self.service.memory) if self.service.memory else 0
-        having = {host for host, images in self.scene.image_ids.items() if self.service.image in images}
+        having = {host for host, images in self.scene.images.items() if self.service.image in images}
         host = place_replica(self._rooms, cpus=self.service.cpus or 0, memory=memory, counts=self._counts, having=having)
         room = self._rooms[host]
         name = "%s-%d" % (self.scene.name, self._next)
         # Not simply the first free one: two services that grow at once are planned from the same answer.
         port = room.ports[zlib.crc32(name.encode()) % len(room.ports)]
-        replica = Replica(name, host, "running", room.address, port, revision(self.service))
+        replica = Replica(name, host, "running", self.service.backend, room.address, port, revision(self.service))
         self._next += 1
         self._counts[host] += 1
         self._rooms[host] = Room(
@@ -222,35 +231,22 @@ class Planner:
         return host, replica
 
     def start(self, replica: Replica) -> None:
-        """Start a replica's container; it need not be healthy yet."""
-        spec = container_spec(self.service, self.scene.name, replica.address, replica.port)
-        args: dict[str, Any] = {
-            "name": replica.name,
-            "state": "started",
-            "image": spec.image,
-            "ports": list(spec.ports),
-            "labels": dict(spec.labels),
-            "health_path": spec.health_path,
-            "health_port": spec.health_port,
-        }
-        optional = {"command": spec.command, "environment": spec.environment, "secrets": spec.secrets, "volumes": spec.volumes}
-        args.update({option: dict(value) if option == "environment" else list(value) for option, value in optional.items() if value})
-        single = {"gpus": spec.gpus, "user": spec.user, "cpus": self.service.cpus, "memory": self.service.memory}
-        args.update({option: value for option, value in single.items() if value is not None})
+        """Start a replica; it need not be healthy yet."""
+        args = start_args(self.service, self.scene.name, replica.name, replica.address, replica.port)
         self.add(
-            "start %s from %s" % (replica.name, spec.image),
+            "start %s from %s" % (replica.name, self.service.image),
             str(replica.host),
-            "model_container",
+            self.kind.module,
             args,
             before={"state": "absent"},
-            after={"state": "running", "image": spec.image},
+            after={"state": "running", "image": self.service.image},
             group=replica.name,
         )
 
     def serve(self, replica: Replica, balancers: Sequence[str], *, watch: bool = False) -> None:
         """Wait until a replica is healthy, and have its load balancers send it requests."""
-        waiting = {"name": replica.name, "state": "healthy", "wait_seconds": self.service.start_seconds}
-        self.add("wait until %s is healthy" % replica.name, str(replica.host), "model_container", waiting, group=replica.name)
+        waiting = healthy_args(self.service, replica.name)
+        self.add("wait until %s is healthy" % replica.name, str(replica.host), self.kind.module, waiting, group=replica.name)
         for balancer in balancers:
             args: dict[str, Any] = dict(self._server(replica), state="ready")
             if watch:
@@ -281,20 +277,20 @@ class Planner:
             self.add("drain %s and take it out" % replica.name, balancer, "load_balancer_server", args, before=before, after=after, group=group, undo=undo)
 
     def remove(self, replica: Replica, balancers: Sequence[str] | None = None, *, group: str, undo: bool = False) -> None:
-        """Drain a replica, take it out of its load balancers and remove its container."""
+        """Drain a replica, take it out of its load balancers and remove it."""
         self.out(replica, group=group, undo=undo, balancers=balancers)
         if replica.host is not None:
-            args = {"name": replica.name, "state": "absent", "stop_seconds": self.service.stop_seconds}
+            args = absent_args(self.service, replica.name)
             before, after = ({}, {}) if undo else ({"state": replica.state}, {"state": "absent"})
             title = "remove %s" % replica.name
-            self.add(title, replica.host, "model_container", args, before=before, after=after, group=group, undo=undo)
+            self.add(title, replica.host, self.kind.module, args, before=before, after=after, group=group, undo=undo)
 
     def back(self, replica: Replica, *, group: str) -> None:
         """Take a replica in again that was taken out: what undoes that."""
         if replica.host is None:
             return
-        again = {"name": replica.name, "state": "healthy", "wait_seconds": self.service.start_seconds}
-        self.add("start %s again" % replica.name, replica.host, "model_container", again, group=group, undo=True)
+        again = healthy_args(self.service, replica.name)
+        self.add("start %s again" % replica.name, replica.host, self.kind.module, again, group=group, undo=True)
         for balancer in replica.servers:
             args = dict(self._server(replica), state="ready")
             self.add("send requests to %s again" % replica.name, balancer, "load_balancer_server", args, group=group, undo=True)
@@ -422,11 +418,11 @@ def create_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     if arguments.get("image"):
         service = replace(service, image=arguments["image"])
     count = check_replicas(name, service, service.min_replicas if arguments.get("replicas") is None else arguments["replicas"])
-    scene = look(name, answers)
+    scene = look(name, answers, service.backend)
     if scene.wanted is not None:
         raise ServiceError("there is a service %s already: use service update or service scale" % name)
     if scene.replicas:
-        raise ServiceError("containers of a service %s are there already: %s. Remove them first" % (name, ", ".join(item.name for item in scene.replicas)))
+        raise ServiceError("replicas of a service %s are there already: %s. Remove them first" % (name, ", ".join(item.name for item in scene.replicas)))
     _everybody(scene, "created")
     _own_port(scene, service, answers)
     planner = Planner(scene, service)
@@ -507,6 +503,8 @@ def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     service = replace(before, image=arguments["image"]) if arguments.get("image") else _declared(name, declared)
     service = read_service(name, service.to_fields())
     _everybody(scene, "updated")
+    if service.backend != before.backend:
+        raise ServiceError("%s has replicas of kind %s: one of kind %s is another service" % (name, before.backend, service.backend))
     if service.health_path != before.health_path:
         paths = (name, before.health_path, service.health_path)
         raise ServiceError("%s is checked on %s, and all replicas of a service on one path: have the new image answer there too, not only on %s" % paths)
@@ -524,45 +522,44 @@ def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
         planner.serve(new, scene.balancers, watch=True)
         planner.out(replica, group=new.name)
         if replica.host is not None:
-            stop = {"name": replica.name, "state": "stopped", "stop_seconds": service.stop_seconds}
+            stop = stop_args(service, replica.name)
             title = "stop %s, and keep it until all are new" % replica.name
-            planner.add(title, replica.host, "model_container", stop, before={"state": "running"}, after={"state": "exited"}, group=new.name)
+            planner.add(title, replica.host, planner.kind.module, stop, before={"state": "running"}, after={"state": planner.kind.stopped}, group=new.name)
     staying = [item for item in scene.alive() if item not in old]
     resized = _resized(staying, service)
     for replica, now, wanted in resized:
         args = dict(wanted, name=replica.name)
-        planner.add("resize %s" % replica.name, str(replica.host), "model_container", args, before=now, after=wanted, group=replica.name)
+        planner.add("resize %s" % replica.name, str(replica.host), planner.kind.module, args, before=now, after=wanted, group=replica.name)
     if service != before or count != scene.wanted_replicas:
         planner.want(declaration=True, replicas=count if count != scene.wanted_replicas else None, group=name)
         planner.want_no_more(group=name)
     for replica, now, _wanted_limits in resized:
         args = dict({option: value for option, value in now.items() if value is not None}, name=replica.name)
-        planner.add("resize %s back" % replica.name, str(replica.host), "model_container", args, group=replica.name, undo=True)
+        planner.add("resize %s back" % replica.name, str(replica.host), planner.kind.module, args, group=replica.name, undo=True)
     for replica, new in reversed(rolled):
         planner.back(replica, group=new.name)
         planner.remove(new, scene.balancers, group=new.name, undo=True)
     planner.stops = ""  # what is left over at the end is no reason to go back
     for replica, _new in rolled:
         if replica.host is not None:
-            args = {"name": replica.name, "state": "absent"}
-            planner.add("remove %s" % replica.name, replica.host, "model_container", args, group="old " + replica.name, needs_all=True)
+            args = absent_args(service, replica.name)
+            planner.add("remove %s" % replica.name, replica.host, planner.kind.module, args, group="old " + replica.name, needs_all=True)
     return planner.steps
 
 
 def _outdated(replica: Replica, service: Service, scene: Scene) -> bool:
     """Return whether a replica is another than the declaration makes, or runs what its image's name does not mean any more."""
-    now = scene.image_ids.get(replica.host or "", {}).get(service.image)
-    return replica.revision != revision(service) or (now is not None and replica.image_id != now)
+    now = scene.images.get(replica.host or "", {}).get(service.image)
+    return replica.revision != revision(service) or bool(now and replica.image_id != now)
 
 
 def _resized(replicas: Sequence[Replica], service: Service) -> list[tuple[Replica, dict[str, Any], dict[str, Any]]]:
     """Return the replicas whose CPU or memory changes in place, with what they have and what they get."""
     found = []
     for replica in replicas:
-        now = {"cpus": replica.cpus, "memory": replica.memory}
-        wanted = {option: value for option, value in (("cpus", service.cpus), ("memory", service.memory)) if value is not None and value != now[option]}
+        now, wanted = resize_of(service, replica.cpus, replica.memory)
         if wanted and replica.host is not None:
-            found.append((replica, {option: now[option] for option in wanted}, wanted))
+            found.append((replica, now, wanted))
     return found
 
 

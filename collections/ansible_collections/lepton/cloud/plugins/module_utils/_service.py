@@ -20,8 +20,11 @@ from ._units import format_size, parse_size
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)  # its replicas are called NAME-NUMBER
 BALANCES = ("roundrobin", "leastconn", "first", "hash")
-BACKENDS = ("container",)
+BACKENDS = ("container", "node")
+NODE_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
 IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
+MIB = 1024 * 1024
+HEALTH_PATH = re.compile(r"/[A-Za-z0-9_./?&=%-]{0,200}", re.ASCII)
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
 
@@ -31,7 +34,7 @@ class ServiceError(ValueError):
 
 @dataclass(frozen=True)
 class Service:
-    """A declaration. `port` is the container's, `listen_port` the one that clients use. Seconds are whole, memory has a unit."""
+    """A declaration. `port` is the container's or node's, `listen_port` the one that clients use. Seconds are whole, memory has a unit."""
 
     image: str
     port: int
@@ -140,6 +143,9 @@ def _check(name: str, service: Service) -> None:
         raise ServiceError("service %s: expected 1 <= min_replicas <= max_replicas <= 1000, not %d and %d" % (name, service.min_replicas, service.max_replicas))
     if not 0 <= service.max_error_rate <= 1:
         raise ServiceError("service %s: max_error_rate: expected a share from 0 to 1, not %g" % (name, service.max_error_rate))
+    if service.backend == "node":
+        _check_node(name, service)
+        return
     try:
         check_spec(container_spec(service, name, "127.0.0.1", 20000))
         check_limits(Limits(service.cpus, None if service.memory is None else parse_size(service.memory)))
@@ -147,30 +153,57 @@ def _check(name: str, service: Service) -> None:
         raise ServiceError("service %s: %s" % (name, error)) from error
 
 
+def _check_node(name: str, service: Service) -> None:
+    """Raise ServiceError for what a replica that is a node cannot have."""
+    for field in ("command", "environment", "secrets", "volumes", "gpus", "user"):
+        if getattr(service, field):
+            raise ServiceError("service %s: %s: a node has what its image brings: this is for backend container" % (name, field))
+    if not NODE_IMAGE.fullmatch(service.image):
+        raise ServiceError("service %s: image: %s is not the name of a node's image" % (name, ascii(service.image[:80])))
+    if service.memory is None or service.cpus is None or service.cpus < 1 or service.cpus != int(service.cpus):
+        raise ServiceError("service %s: a node needs memory, and a whole number of cpus" % name)
+    if parse_size(service.memory) % MIB:
+        raise ServiceError("service %s: memory: a node has whole MiB, not %s" % (name, service.memory))
+    if not HEALTH_PATH.fullmatch(service.health_path):
+        raise ServiceError("service %s: health_path: %s is not a path such as /v2/health/ready" % (name, ascii(service.health_path[:60])))
+
+
 # What a replica's container is made from: where one of these differs, another container is needed.
 REVISED = ("image", "port", "command", "environment", "secrets", "volumes", "gpus", "user", "health_path")
+NODE_REVISED = ("backend", "image", "port")
 
 
 def revision(service: Service) -> str:
     """Return what tells replicas of one declaration from those of another."""
-    content = json.dumps([getattr(service, field) for field in REVISED], separators=(",", ":"))
+    fields_of = REVISED if service.backend == "container" else NODE_REVISED
+    content = json.dumps([getattr(service, field) for field in fields_of], separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+
+def labels_of(service: Service, name: str) -> dict[str, str]:
+    """Return what says of a replica whose it is."""
+    return {"cloud.lepton.revision": revision(service), "cloud.lepton.service": name}
+
+
+def published(service: Service, address: str, port: int) -> str:
+    """Return how a replica's port is published on a port of its host, as ADDRESS:HOST:INSIDE."""
+    # Where the balancers reach it, and nowhere else: Docker's published ports go past a host's firewall.
+    bind = address if IPV4.fullmatch(address) else "127.0.0.1" if address == "localhost" else "0.0.0.0"
+    return "%s:%d:%d" % (bind, port, service.port)
 
 
 def container_spec(service: Service, name: str, address: str, port: int) -> Spec:
     """Return what a replica's container is made from, published on a port of its host."""
-    # Where the balancers reach it, and nowhere else: Docker's published ports go past a host's firewall.
-    bind = address if IPV4.fullmatch(address) else "127.0.0.1" if address == "localhost" else "0.0.0.0"
     return Spec(
         image=service.image,
         command=service.command,
         environment=service.environment,
         secrets=service.secrets,
-        ports=("%s:%d:%d" % (bind, port, service.port),),
+        ports=(published(service, address, port),),
         volumes=service.volumes,
         gpus=service.gpus,
         user=service.user,
-        labels=(("cloud.lepton.revision", revision(service)), ("cloud.lepton.service", name)),
+        labels=tuple(sorted(labels_of(service, name).items())),
         health_path=service.health_path,
         health_port=service.port,
     )
