@@ -12,13 +12,14 @@ SIZE = Size(2, 512 * MIB, 4, 1024 * MIB)
 
 
 def render(boot: Boot, direct: dict[str, str] | None = None) -> str:
-    return render_domain("web-1", SIZE, boot, virtualization="qemu", disk_path="/d/web-1.qcow2", console_path="/d/web-1.log", direct_boot=direct)
+    paths = {"disk_path": "/d/web-1.qcow2", "console_path": "/d/web-1.log"}
+    return render_domain("web-1", SIZE, boot, virtualization="qemu", direct_boot=direct, has_disk=direct is None or boot.disk is not None, **paths)
 
 
 @pytest.mark.parametrize(
     "boot",
     [
-        Boot("debian", 10 << 30, "user", ("8080:80", "2222:22")),
+        Boot("debian", 10 << 30, "user", ("8080:80", "10.0.0.7:2222:22"), (("cloud.lepton.service", "a<b>"), ("team", "x"))),
         Boot("a<b>&\"'", None, "bridge:br0", ()),
         Boot("x", None, "network:default", ()),
         Boot("x", None, "none", ()),
@@ -47,3 +48,8 @@ def test_a_kernel_image_boots_directly_and_has_no_disk_unless_asked() -> None:
 
 def test_a_domain_of_somebody_else_has_no_mark() -> None:
     assert read_boot("<domain><name>x</name></domain>") is None
+
+
+def test_ports_are_forwarded_where_they_are_said_to_be() -> None:
+    xml = render(Boot("x", None, "user", ("8080:80", "10.0.0.7:2222:22")))
+    assert "user,id=lepton0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:10.0.0.7:2222-:22" in xml

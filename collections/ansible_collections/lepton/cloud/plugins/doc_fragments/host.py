@@ -18,7 +18,7 @@ options:
   image_dir:
     description:
       - Folder on the host that holds images. An image is a qcow2 file, or a folder with V(vmlinuz), V(initrd.img) and
-        optionally V(cmdline).
+        optionally V(cmdline) and V(disk.qcow2).
     type: path
     default: /var/lib/lepton/images
   disk_dir:

@@ -30,6 +30,7 @@ def render_domain(
     disk_path: str,
     console_path: str,
     direct_boot: dict[str, str] | None,
+    has_disk: bool,
 ) -> str:
     """Return the XML of a new node.
 
@@ -66,7 +67,7 @@ def render_domain(
     ET.SubElement(domain, "on_reboot").text = "restart"
     ET.SubElement(domain, "on_crash").text = "destroy"
     devices = ET.SubElement(domain, "devices")
-    if not direct_boot or boot.disk is not None:
+    if has_disk:
         disk = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(disk, "driver", name="qemu", type="qcow2", discard="unmap")
         ET.SubElement(disk, "source", file=disk_path)

@@ -247,14 +247,15 @@ class Host:
         return os.path.join(self.disk_dir, name + ".console.log")
 
     def _image(self, image: str) -> tuple[str | None, dict[str, str] | None]:
-        """Return (disk image, None) or (None, direct boot) for an image's name or absolute path."""
+        """Return (disk image, direct boot) for an image's name or absolute path; one of them may be None."""
         if "/" in image and not os.path.isabs(image):
             raise NodeError("%s is not an image: expected a name in %s or an absolute path" % (ascii(image[:80]), self.image_dir))
         path = image if os.path.isabs(image) else os.path.join(self.image_dir, image)
         boot = {"kernel": os.path.join(path, "vmlinuz"), "initrd": os.path.join(path, "initrd.img")}
         if all(self._files.is_file(file) for file in boot.values()):
             cmdline = self._files.read(os.path.join(path, "cmdline"), LONGEST_CMDLINE).decode("utf-8", "replace").strip()
-            return None, dict(boot, cmdline=cmdline or "console=ttyS0")
+            disk = os.path.join(path, "disk.qcow2")
+            return disk if self._files.is_file(disk) else None, dict(boot, cmdline=cmdline or "console=ttyS0")
         for candidate in (path, path + ".qcow2"):
             if self._files.is_file(candidate):
                 return candidate, None
@@ -275,7 +276,7 @@ class Host:
     def _define(self, name: str, step: Step, virtualization: str, warnings: list[str]) -> Any:
         """Return the new domain, which bears the mark of an unfinished creation."""
         size, boot = given(step.size), given(step.boot)
-        direct_boot = self._image(boot.image)[1]
+        disk_image, direct_boot = self._image(boot.image)
         self._files.make_folder(self.disk_dir)
         if self._files.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
@@ -291,6 +292,7 @@ class Host:
                 disk_path=self.disk_path(name),
                 console_path=self._console_path(name),
                 direct_boot=direct_boot,
+                has_disk=disk_image is not None or boot.disk is not None,
             )
         )
 
@@ -354,7 +356,7 @@ class Host:
     def _create_disk(self, name: str, step: Step) -> None:
         boot = given(step.boot)
         disk_image, direct_boot = self._image(boot.image)
-        if direct_boot and boot.disk is None:
+        if disk_image is None and boot.disk is None:
             return
         path = self._config_paths(self._must(name))["disk"] or self.disk_path(name)
         self._files.make_disk(path, disk_image, boot.disk)
