@@ -7,6 +7,7 @@ What is said is compared with the engine, with HAProxy's own tables and with wha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -175,6 +176,32 @@ def test_a_killed_replica_costs_at_most_what_was_in_flight_and_is_replaced_with_
     before = site.everything()
     site.do("reconcile")
     assert site.everything() == before
+
+
+def test_replicas_find_the_data_that_their_service_names(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "index.txt").write_text("one index for all of them")
+    digest = "sha256:" + hashlib.sha256((tmp_path / "index.txt").read_bytes()).hexdigest()
+    data = [{"name": "index", "target": "/data", "url": f"file://{tmp_path}/index.txt", "digest": digest}]
+    declared = {"books": {"image": "model:1", "port": 8080, "listen_port": free_port(), "max_replicas": 2, "data": data}}
+    refused = site.playbook("create", service="books", lepton_services={"books": {**declared["books"], "data": [{**data[0], "digest": digest[:-1] + "x"}]}})
+    assert "data: index: digest" in refused.stdout
+    made = site.playbook("create", service="books", replicas=2, lepton_services=declared)
+    assert made.returncode == 0, made.stdout
+    script = "print(open('/data/index.txt').read())"
+    try:
+        for name in ("books-1", "books-2"):
+            assert site.docker("exec", name, "python3", "-c", script) == "one index for all of them"
+        mounts = json.loads(site.docker("container", "inspect", "books-1", "books-2"))
+        assert len({mount["Source"] for each in mounts for mount in each["Mounts"] if mount["Destination"] == "/data"}) == 1
+        assert not [mount for each in mounts for mount in each["Mounts"] if mount["RW"] and mount["Destination"] == "/data"]
+    finally:
+        eventually(lambda: site.playbook("delete", service="books").returncode == 0, 60)
+    # A copy that is not what was meant: no replica starts, and nothing of the service is left.
+    wrong = {"books": {**declared["books"], "data": [{**data[0], "digest": "sha256:" + "0" * 64}]}}
+    failed = site.playbook("create", service="books", lepton_services=wrong)
+    assert "nothing of it was kept" in failed.stdout, failed.stdout
+    assert not [name for name in site.containers(running=False) if name.startswith("books")]
+    assert not site.rows("books")
 
 
 def test_a_replica_on_a_host_that_does_not_answer_is_not_started_twice(site: Site) -> None:

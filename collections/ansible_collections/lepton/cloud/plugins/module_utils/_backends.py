@@ -44,13 +44,13 @@ def images_of(answer: Mapping[str, Any]) -> dict[str, str]:
     return dict(answer["container_images"]) if "container_images" in answer else dict.fromkeys(answer.get("images", ()), "")
 
 
-def start_args(service: Service, of: str, name: str, address: str, port: int) -> dict[str, Any]:
+def start_args(service: Service, of: str, name: str, address: str, port: int, data_dir: str) -> dict[str, Any]:
     """Return what starts a replica of the service `of`, published on a port of its host."""
     if service.backend == "node":
         size = {"vcpus": int(service.cpus or 1), "memory": service.memory}
         ports = [published(service, address, port)]
         return {"name": name, "state": "running", "image": service.image, **size, "forward_ports": ports, "labels": labels_of(service, of)}
-    spec = container_spec(service, of, address, port)
+    spec = container_spec(service, of, address, port, data_dir)
     args: dict[str, Any] = {
         "name": name,
         "state": "started",

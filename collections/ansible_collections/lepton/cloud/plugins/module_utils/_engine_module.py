@@ -33,6 +33,10 @@ def lock_dir(module: AnsibleModule) -> str:
     return os.path.join(module.params["state_dir"], "locks")
 
 
+def data_dir(module: AnsibleModule) -> str:
+    return os.path.join(module.params["state_dir"], "data")
+
+
 @contextmanager
 def engine_of(module: AnsibleModule) -> Iterator[Engine]:
     """Yield the host's engine; whatever goes wrong ends the module with a sentence, never with a traceback."""

@@ -16,7 +16,7 @@ from typing import Any, Iterator, Mapping, Sequence
 
 from ._backends import BACKENDS, absent_args, healthy_args, images_of, resize_of, room_of, start_args, stop_args
 from ._placement import PlacementError, Room, place_replica
-from ._service import Service, ServiceError, check_name, check_replicas, read_service, revision
+from ._service import DATA_DIR, Service, ServiceError, check_name, check_replicas, read_service, revision
 from ._units import parse_size
 
 Step = dict[str, Any]
@@ -73,6 +73,7 @@ class Scene:
     replicas: tuple[Replica, ...]
     rooms: Mapping[str, Room]
     images: Mapping[str, Mapping[str, str]]
+    data_dirs: Mapping[str, str]
 
     def alive(self) -> list[Replica]:
         """Return the replicas that run, or that may: on a host that does not answer, or since a load balancer finds them up."""
@@ -128,6 +129,7 @@ def look(name: str, answers: Answers, backend: str = "container") -> Scene:
         replicas=_replicas(name, answers, entries),
         rooms={host: room_of(answer) for host, answer in hosts.items() if known in answer},
         images={host: images_of(answer) for host, answer in hosts.items() if known in answer},
+        data_dirs={host: answer["data_dir"] for host, answer in hosts.items() if "data_dir" in answer},
     )
 
 
@@ -232,7 +234,10 @@ class Planner:
 
     def start(self, replica: Replica) -> None:
         """Start a replica; it need not be healthy yet."""
-        args = start_args(self.service, self.scene.name, replica.name, replica.address, replica.port)
+        for dataset in self.service.data:
+            self.add("have %s on %s" % (dataset.name, replica.host), str(replica.host), "container_dataset", dataset.to_fields(), group=replica.name)
+        data_dir = self.scene.data_dirs.get(str(replica.host), DATA_DIR)
+        args = start_args(self.service, self.scene.name, replica.name, replica.address, replica.port, data_dir)
         self.add(
             "start %s from %s" % (replica.name, self.service.image),
             str(replica.host),

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Mapping
 
 from ._container import ContainerError, Limits, Spec, check_limits, check_spec, shown
+from ._dataset import Dataset, mount_of, read_dataset
 from ._units import format_size, parse_size
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)  # its replicas are called NAME-NUMBER
@@ -24,6 +25,7 @@ BACKENDS = ("container", "node")
 NODE_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
 IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
 MIB = 1024 * 1024
+DATA_DIR = "/var/lib/lepton/data"
 HEALTH_PATH = re.compile(r"/[A-Za-z0-9_./?&=%-]{0,200}", re.ASCII)
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
@@ -59,12 +61,14 @@ class Service:
     stop_seconds: int = 10
     watch_seconds: int = 5
     max_error_rate: float = 0.05
+    data: tuple[Dataset, ...] = ()
 
     def to_fields(self) -> dict[str, Any]:
         """Return what is not the default, as it is written in an inventory."""
         defaults = {field.name: field.default for field in fields(self)}
         given = {name: value for name, value in asdict(self).items() if value != defaults[name]}
-        return {name: shown(value) for name, value in given.items()}
+        fields_of = {name: shown(value) for name, value in given.items()}
+        return dict(fields_of, data=[item.to_fields() for item in self.data]) if self.data else fields_of
 
 
 def check_name(name: str) -> str:
@@ -116,6 +120,10 @@ def _typed(field: str, value: Any) -> Any:
         if isinstance(value, (str, Mapping)):
             raise ValueError("expected a list")
         return tuple(map(str, value))
+    if field == "data":
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("expected a list")
+        return tuple(read_dataset(item) for item in value)
     if field == "environment":
         if not isinstance(value, Mapping):
             raise ValueError("expected a mapping of names to values")
@@ -146,8 +154,10 @@ def _check(name: str, service: Service) -> None:
     if service.backend == "node":
         _check_node(name, service)
         return
+    if len({item.name for item in service.data}) < len(service.data):
+        raise ServiceError("service %s: data: two of them have the same name" % name)
     try:
-        check_spec(container_spec(service, name, "127.0.0.1", 20000))
+        check_spec(container_spec(service, name, "127.0.0.1", 20000, DATA_DIR))
         check_limits(Limits(service.cpus, None if service.memory is None else parse_size(service.memory)))
     except ContainerError as error:
         raise ServiceError("service %s: %s" % (name, error)) from error
@@ -155,7 +165,7 @@ def _check(name: str, service: Service) -> None:
 
 def _check_node(name: str, service: Service) -> None:
     """Raise ServiceError for what a replica that is a node cannot have."""
-    for field in ("command", "environment", "secrets", "volumes", "gpus", "user"):
+    for field in ("command", "environment", "secrets", "volumes", "gpus", "user", "data"):
         if getattr(service, field):
             raise ServiceError("service %s: %s: a node has what its image brings: this is for backend container" % (name, field))
     if not NODE_IMAGE.fullmatch(service.image):
@@ -176,7 +186,8 @@ NODE_REVISED = ("backend", "image", "port")
 def revision(service: Service) -> str:
     """Return what tells replicas of one declaration from those of another."""
     fields_of = REVISED if service.backend == "container" else NODE_REVISED
-    content = json.dumps([getattr(service, field) for field in fields_of], separators=(",", ":"))
+    values = [getattr(service, field) for field in fields_of] + [item.to_fields() for item in service.data]
+    content = json.dumps(values, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
@@ -192,15 +203,15 @@ def published(service: Service, address: str, port: int) -> str:
     return "%s:%d:%d" % (bind, port, service.port)
 
 
-def container_spec(service: Service, name: str, address: str, port: int) -> Spec:
-    """Return what a replica's container is made from, published on a port of its host."""
+def container_spec(service: Service, name: str, address: str, port: int, data_dir: str) -> Spec:
+    """Return what a replica's container is made from, published on a port of its host, whose copies of datasets stand in `data_dir`."""
     return Spec(
         image=service.image,
         command=service.command,
         environment=service.environment,
         secrets=service.secrets,
         ports=(published(service, address, port),),
-        volumes=service.volumes,
+        volumes=(*service.volumes, *(mount_of(item, data_dir) for item in service.data)),
         gpus=service.gpus,
         user=service.user,
         labels=tuple(sorted(labels_of(service, name).items())),

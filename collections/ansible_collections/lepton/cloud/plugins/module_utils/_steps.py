@@ -29,6 +29,7 @@ PREFIX = "lepton.cloud."
 # In which variable of a host the options stand that all modules of a kind share.
 OPTIONS = {
     "virtual_node": "lepton_host",
+    "container_dataset": "lepton_engine",
     "model_container": "lepton_engine",
     "load_balancer_server": "lepton_balancer",
     "load_balancer_service": "lepton_balancer",

@@ -70,6 +70,11 @@ ports_free:
   elements: int
   returned: success
   sample: [20000, 20001]
+data_dir:
+  description: Where copies of datasets stand on this host.
+  type: str
+  returned: success
+  sample: /var/lib/lepton/data
 address:
   description: The address under which load balancers reach published ports.
   type: str
@@ -103,7 +108,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._container import check_name
 from ..module_utils._engine import ports_in_use
-from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, engine_of
+from ..module_utils._engine_module import ENGINE_OPTIONS, container_result, data_dir, engine_of
 from ..module_utils._image_store import images, known_chains
 from ..module_utils._ports import free_ports, listening_ports
 from ..module_utils._units import parse_size
@@ -139,6 +144,7 @@ def main() -> None:
             },
             "ports_free": free_ports(params["port_range"], ports_in_use(everything, listening_ports())),
             "address": params["address"],
+            "data_dir": data_dir(module),
             "container_images": engine.image_ids(),
         }
         if params["images"]:
