@@ -52,7 +52,7 @@ def debian_image(folder: Path) -> Path:
     (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
     (root / "etc/ssh/sshd_config.d/root.conf").write_text("PermitRootLogin prohibit-password\nUseDNS no\n")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", image / "key"], check=True)
-    (root / "root/.ssh").mkdir(mode=0o700)
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
     (root / "root/.ssh/authorized_keys").write_bytes((image / "key.pub").read_bytes())
     shutil.copy2(next((root / "boot").glob("vmlinuz-*")), image / "vmlinuz")
     shutil.copy2(next((root / "boot").glob("initrd.img-*")), image / "initrd.img")

@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import ROOT, require
+from tests.conftest import ROOT, eventually, require
 
 pytestmark = [pytest.mark.haproxy, pytest.mark.docker, pytest.mark.slow]
 FOLDERS = ("/etc/haproxy", "/etc/default", "/etc/docker", "/etc/keepalived", "/run/haproxy", "/var/lib/haproxy", "/var/lib/lepton")
@@ -81,6 +84,61 @@ def test_a_floating_address_needs_a_secret(tmp_path: Path) -> None:
     assert failed.returncode != 0
     assert "load_balancer_floating_secret must have 1 to 8 characters" in failed.stdout
     assert not list((tmp_path / "etc-haproxy").iterdir())
+
+
+@pytest.fixture
+def two_networks() -> Iterator[tuple[str, str]]:
+    """Two network namespaces with a cable between them: what stands for two machines of one network."""
+    names = (f"lep{os.getpid()}a", f"lep{os.getpid()}b")
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True)
+
+    for name in names:
+        ip("netns", "add", name)
+    ip("link", "add", "eth0", "netns", names[0], "type", "veth", "peer", "name", "eth0", "netns", names[1])
+    for number, name in enumerate(names, 1):
+        ip("-n", name, "address", "add", f"10.99.0.{number}/24", "dev", "eth0")
+        ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", name, "link", "set", "lo", "up")
+    yield names
+    for name in names:
+        ip("netns", "delete", name)
+
+
+def test_the_floating_address_goes_to_the_one_whose_haproxy_lives(tmp_path: Path, two_networks: tuple[str, str]) -> None:
+    """HAProxy and keepalived as the role configures them, each pair with a network and processes of its own."""
+    require([] if shutil.which("keepalived") else ["keepalived"], "haproxy")
+    machines = []
+
+    def has_address(network: str) -> bool:
+        shown = subprocess.run(["ip", "-n", network, "-4", "address", "show", "dev", "eth0"], capture_output=True, text=True, check=True).stdout
+        return "10.99.0.100/24" in shown
+
+    try:
+        for network, priority in zip(two_networks, (150, 100), strict=True):
+            folder = tmp_path / network
+            folder.mkdir()
+            floating = {"address": "10.99.0.100/24", "interface": "eth0", "priority": priority, "secret": "together"}
+            variables = {f"load_balancer_floating_{name}": value for name, value in floating.items()}
+            assert changed(role(folder, "load_balancer", load_balancer_maxconn=2000, **variables)) > 0
+            mounts = " && ".join(f"mount --bind {folder}/{target.strip('/').replace('/', '-')} {target}" for target in FOLDERS)
+            keepalived = f"keepalived --dont-fork --log-console --use-file=/etc/keepalived/keepalived.conf --pid={folder}/k.pid --vrrp_pid={folder}/v.pid"
+            script = f"{mounts} && haproxy -W -D -f /etc/haproxy/haproxy.cfg -p {folder}/haproxy.pid -S {folder}/master.sock && exec {keepalived}"
+            own = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
+            with (folder / "log").open("wb") as log:
+                machines.append(subprocess.Popen(["ip", "netns", "exec", network, *own], stdout=log, stderr=log))
+        one, other = two_networks
+        eventually(lambda: has_address(one) and not has_address(other), 30)
+        found = subprocess.run(["ip", "netns", "pids", one], capture_output=True, text=True, check=True).stdout.split()
+        for pid in found:
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "haproxy":
+                os.kill(int(pid), signal.SIGKILL)
+        eventually(lambda: has_address(other) and not has_address(one), 30)
+    finally:
+        for machine in machines:
+            machine.kill()
+            machine.wait()
 
 
 def test_a_container_host_keeps_what_its_engine_was_told(tmp_path: Path) -> None:
