@@ -178,6 +178,68 @@ def test_a_killed_replica_costs_at_most_what_was_in_flight_and_is_replaced_with_
     assert site.everything() == before
 
 
+@pytest.fixture
+def theirs(workspace_stand: Stand) -> Iterator[tuple[Site, int]]:
+    """What a team has before Lepton: a container of its own making, and a proxy for it in HAProxy's own configuration."""
+    site, port, inside = Site(workspace_stand), free_port(), free_port()
+    assert workspace_stand.balancer is not None
+    config = workspace_stand.balancer.folder / "haproxy.cfg"
+    before = config.read_text()
+
+    def reload() -> None:
+        script = f"echo reload | nc -NU {config.parent}/master.sock"
+        subprocess.run(["sh", "-c", script], check=True, capture_output=True)
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/").is_success
+        except httpx.HTTPError:
+            return False
+
+    site.docker("run", "--detach", "--name", "theirs", "--publish", f"127.0.0.1:{inside}:8080", "model:1")
+    config.write_text(f"{before}\nfrontend www\n  bind 127.0.0.1:{port}\n  default_backend old\n\nbackend old\n  server one 127.0.0.1:{inside}\n")
+    reload()
+    eventually(answers)
+    yield site, port
+    site.docker("rm", "--force", "theirs")
+    config.write_text(before)
+    reload()
+    eventually(lambda: not answers())
+
+
+def test_a_service_takes_the_place_of_what_was_there_without_a_dropped_request(theirs: tuple[Site, int]) -> None:
+    site, port = theirs
+    assert site.stand.balancer is not None
+    config = site.stand.balancer.folder / "haproxy.cfg"
+    before = config.read_text()
+    chat = {"image": "model:2", "port": 8080, "listen_port": port, "memory": "128MiB", "max_replicas": 3, "drain_seconds": 20, "start_seconds": 20}
+
+    def ask(**changes: Any) -> subprocess.CompletedProcess[str]:
+        return site.playbook("adopt", service="books", lepton_services={"books": {**chat, **changes}})
+
+    with load(f"http://127.0.0.1:{port}/") as counted:
+        planned = site.playbook("adopt", "--check", service="books", lepton_services={"books": chat})
+        assert planned.returncode == 0, planned.stdout
+        assert config.read_text() == before
+        failed = ask(image="model:broken")
+        assert failed.returncode != 0
+        assert "all of it was taken back" in failed.stdout, failed.stdout
+        assert config.read_text() == before
+        assert not site.rows("books")
+        done = ask()
+        assert done.returncode == 0, done.stdout
+        assert [row["svname"] for row in site.rows("books")] == ["books-1"]
+        versions = {httpx.get(f"http://127.0.0.1:{port}/").json()["model_version"] for _ in range(10)}
+        assert versions == {"2"}
+    assert counted.requests > 500
+    assert counted.dropped == 0, counted
+    assert "# replaced by the service books of Lepton: frontend www" in config.read_text()
+    assert "theirs model:1" in site.containers()  # drained, and nobody's to stop
+    again = ask()
+    assert "use service create" in again.stdout, again.stdout
+    eventually(lambda: site.playbook("delete", service="books").returncode == 0, 60)
+
+
 def test_replicas_find_the_data_that_their_service_names(site: Site, tmp_path: Path) -> None:
     (tmp_path / "index.txt").write_text("one index for all of them")
     digest = "sha256:" + hashlib.sha256((tmp_path / "index.txt").read_bytes()).hexdigest()

@@ -38,13 +38,17 @@ class BalancerError(ValueError):
 
 @dataclass(frozen=True)
 class Server:
-    """A server as it is wanted or as HAProxy has it. `state` is HAProxy's word for the administrative state."""
+    """A server as it is wanted or as HAProxy has it. `state` is HAProxy's word for the administrative state.
+
+    `checked`: HAProxy asks it for its health. It does not where a server of somebody else was taken over.
+    """
 
     name: str
     address: str
     port: int
     weight: int = FULL_WEIGHT
     state: str = "ready"
+    checked: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def balance_line(service: Service) -> list[str]:
 
 def server_words(server: Server, service: Service) -> str:
     """Return a server's parameters as both the configuration file and `add server` take them."""
-    words = "%s weight %d" % (CHECKS, server.weight)
+    words = ("%s weight %d" % (CHECKS, server.weight)) if server.checked else "weight %d" % server.weight
     return words + (" maxconn %d" % service.max_concurrent if service.max_concurrent is not None else "")
 
 
@@ -99,7 +103,7 @@ def render(entry: Entry, listen_address: str) -> str:
         lines.append("  # each server takes %d requests at once" % service.max_concurrent)
     for server in entry.servers:
         # HAProxy's configuration has no word for a drained server; no weight is the same to new sessions.
-        written = _written(server)
+        written = replace(_written(server), checked=server.checked)
         down = " disabled" if server.state == "maint" else " %s%d" % (DRAINED, server.weight) if server.state == "drain" else ""
         lines.append("  server %s %s:%d %s%s" % (server.name, server.address, server.port, server_words(written, service), down))
     return "\n".join(lines) + "\n"
@@ -121,7 +125,7 @@ def read_entry(name: str, text: str) -> Entry | None:
         drained = line["rest"].partition(DRAINED)[2]
         weight = drained or re.search(r"\bweight (\d+)", line["rest"]).group(1)  # type: ignore[union-attr]
         state = "drain" if drained else "maint" if line["rest"].endswith(" disabled") else "ready"
-        servers.append(Server(line["name"], line["address"], int(line["port"]), int(weight), state))
+        servers.append(Server(line["name"], line["address"], int(line["port"]), int(weight), state, line["rest"].startswith("check ")))
     return Entry(name, service, replicas, tuple(servers), version)
 
 
@@ -257,6 +261,7 @@ def plan_server(entry: Entry, running: Mapping[str, Server], name: str, *, state
 
 
 def _written(server: Server) -> Server:
+    server = replace(server, checked=True)  # which a running HAProxy does not tell
     return replace(server, weight=0) if server.state == "drain" else server
 
 

@@ -114,11 +114,26 @@ class Balancer:
 
     def is_foreign(self, name: str) -> bool:
         """Return whether HAProxy's own configuration has a proxy of this name."""
+        return re.search(r"^\s*(?:frontend|backend|listen)\s+%s\s*(?:#|$)" % re.escape(name), self.own_config(), re.MULTILINE) is not None
+
+    def own_config(self) -> str:
+        """Return HAProxy's own configuration, which is not ours; "" where there is none."""
         try:
             with open(self.config, encoding="utf-8") as file:
-                return re.search(r"^\s*(?:frontend|backend|listen)\s+%s\s*(?:#|$)" % re.escape(name), file.read(), re.MULTILINE) is not None
+                return file.read()
         except FileNotFoundError:
-            return False
+            return ""
+
+    def exchange(self, name: str, entry: Entry | None, config: str) -> None:
+        """Write or remove a service's file together with another own configuration, after HAProxy has found both good together."""
+        text = None if entry is None else render(entry, self.listen_address)
+        self._check(name, text, config)
+        if text is not None:
+            _replace(self.path(name), text)
+        _replace(self.config, config)
+        if text is None:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path(name))
 
     def write(self, entry: Entry) -> bool:
         """Write a service's file after HAProxy itself has found it good; return whether anything but its servers has changed.
@@ -143,20 +158,26 @@ class Balancer:
         self._check(name, None)
         os.unlink(self.path(name))
 
-    def _check(self, name: str, text: str | None) -> None:
-        """Let HAProxy check its whole configuration with one file of it exchanged."""
+    def _check(self, name: str, text: str | None, config: str | None = None) -> None:
+        """Let HAProxy check its whole configuration with one file of it exchanged, and its own part too where `config` is given."""
         os.makedirs(self.services_dir, mode=0o755, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             for file in os.listdir(self.services_dir):
                 if file.endswith(SUFFIX) and not file.startswith("."):
                     shutil.copyfile(os.path.join(self.services_dir, file), os.path.join(folder, file))
             target = os.path.join(folder, name + SUFFIX)
+            own = self.config
+            if config is not None:
+                own = os.path.join(folder, "own")  # no service's name: without the ending, HAProxy does not read it a second time
+                with open(own, "w", encoding="utf-8") as opened:
+                    opened.write(config)
             if text is None:
-                os.unlink(target)
+                with suppress(FileNotFoundError):
+                    os.unlink(target)
             else:
                 with open(target, "w", encoding="utf-8") as opened:
                     opened.write(text)
-            ran = self._run(["haproxy", "-c", "-f", self.config, "-f", folder], seconds=30, together=True)
+            ran = self._run(["haproxy", "-c", "-f", own, "-f", folder], seconds=30, together=True)
             if ran.code:
                 said = [line for line in clean(ran.out or ran.trouble).replace(folder, self.services_dir).splitlines() if "ALERT" in line or ran.code > 1]
                 raise BalancerError("HAProxy does not accept the configuration of %s: %s" % (name, " ".join(said)[-600:]))

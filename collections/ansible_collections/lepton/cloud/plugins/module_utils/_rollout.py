@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Mapping, Sequence
 
 from ._backends import BACKENDS, absent_args, healthy_args, images_of, resize_of, room_of, start_args, stop_args
+from ._balancer import BalancerError
+from ._foreign import Proxy, replaced_by
 from ._placement import PlacementError, Room, place_replica
 from ._service import DATA_DIR, Service, ServiceError, check_name, check_replicas, read_service, revision
 from ._units import parse_size
@@ -451,6 +453,63 @@ def _declared(name: str, declared: Mapping[str, Any]) -> Service:
         known = ", ".join(sorted(map(str, declared))) or "none"
         raise ServiceError("the inventory declares no service %s in lepton_services, only: %s" % (name, known))
     return read_service(name, declared[name])
+
+
+def adopt_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapping[str, Any]) -> list[Step]:
+    """Plan that a service takes the place of what HAProxy's own configuration serves on its port.
+
+    First its address, with the servers that are there; then its own replicas; and when all of these serve, the old servers go. Where
+    something fails before that, what was there is served as before. One that was cut short is planned to its end.
+    """
+    name = check_name(arguments["service"])
+    service = _declared(name, declared)
+    count = check_replicas(name, service, service.min_replicas if arguments.get("replicas") is None else arguments["replicas"])
+    scene = look(name, answers, service.backend)
+    _everybody(scene, "adopted")
+    replaced = {host: _replaced(host, answers[BALANCERS][host], service.listen_port) for host in scene.balancers}
+    strangers = {host: _strangers(name, answers[BALANCERS][host], replaced[host]) for host in scene.balancers}
+    if not any(replaced.values()) and not any(strangers.values()):
+        raise ServiceError("nothing that Lepton did not make listens on port %d of %s: use service create" % (service.listen_port, ", ".join(scene.balancers)))
+    planner = Planner(scene, service)
+    planner.stops = ALL
+    before: dict[str, Any] = {"service": "absent"} if scene.wanted is None else {}
+    for host, names in replaced.items():
+        args = {"name": name, "version": scene.version + 1, "declaration": service.to_fields(), "replicas": count, "replaces": names}
+        title = "take the place of %s" % (", ".join(names) or "nothing")
+        after = {"service": "present"} if before else {}
+        if names:
+            before_here, after_here = dict(before, proxies=names), dict(after, proxies=[])
+            planner.add(title, host, "load_balancer_service", args, before=before_here, after=after_here, group=name)
+    planner.up(max(0, count - len(scene.alive())))
+    for host, names in replaced.items():
+        if names:
+            title = "give %s back" % ", ".join(names)
+            planner.add(title, host, "load_balancer_service", {"name": name, "state": "given_back"}, group=name, undo=True)
+    planner.stops = ""
+    for host, servers in strangers.items():
+        for server in servers:
+            args = {"service": name, "name": server, "state": "absent", "drain_seconds": service.drain_seconds}
+            planner.add("drain %s and take it out" % server, host, "load_balancer_server", args, group="old " + server, needs_all=True)
+    return planner.steps
+
+
+def _replaced(host: str, answer: Mapping[str, Any], listen_port: int) -> list[str]:
+    """Return the proxies that a load balancer's own configuration has for a port."""
+    proxies = [
+        Proxy(item["kind"], item["name"], list(item["ports"]), item["default_backend"], list(item["other_backends"])) for item in answer.get("proxies", ())
+    ]
+    try:
+        return replaced_by(proxies, listen_port)
+    except BalancerError as error:
+        raise ServiceError("%s: %s" % (host, error)) from error
+
+
+def _strangers(name: str, answer: Mapping[str, Any], replaced: Sequence[str]) -> list[str]:
+    """Return the servers that a service has, or will have, and that are no replicas of it."""
+    pattern = re.compile(re.escape(name) + r"-\d{1,6}")
+    coming = [server["name"] for item in answer.get("proxies", ()) if item["name"] in replaced for server in item["servers"]]
+    there = [server["name"] for entry in answer["services"] if entry["name"] == name for server in entry["servers"]]
+    return sorted({server for server in (*coming, *there) if not pattern.fullmatch(server)})
 
 
 def scale_service(arguments: Mapping[str, Any], answers: Answers, _declared_services: Mapping[str, Any]) -> list[Step]:

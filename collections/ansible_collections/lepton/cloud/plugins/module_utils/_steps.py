@@ -14,7 +14,7 @@ import json
 from typing import Any, Callable, Mapping, Sequence
 
 from ._placement import PlacementError, locate
-from ._rollout import balance_service, create_service, delete_service, reconcile_service, scale_service, update_service
+from ._rollout import adopt_service, balance_service, create_service, delete_service, reconcile_service, scale_service, update_service
 from ._service import ServiceError
 from ._units import format_size, parse_size
 
@@ -201,6 +201,7 @@ def _must_fit(name: str, host: str, size: Mapping[str, Any], answer: Mapping[str
 
 PLANNERS: dict[str, Planner] = {
     "node.rebuild": rebuild_node,
+    "service.adopt": adopt_service,
     "service.balance": balance_service,
     "service.create": create_service,
     "service.delete": delete_service,

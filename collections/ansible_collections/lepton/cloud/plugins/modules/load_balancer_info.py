@@ -51,6 +51,12 @@ services:
       declaration: {image: "models/chat:1", port: 8080, listen_port: 8000}
       servers: [{name: chat-1, address: 127.0.0.1, port: 20000, weight: 100, state: ready, status: UP, sessions: 3, response_ms: 12}]
       disagreement: []
+proxies:
+  description: The proxies of HAProxy's own configuration, which M(lepton.cloud.load_balancer_service) can take the place of.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{kind: listen, name: web, ports: [80], default_backend: "", other_backends: [], servers: [{name: web1, address: 10.0.0.5, port: 8080, weight: 100}]}]
 foreign:
   description: The backends of this HAProxy that were not made by Lepton, with the names of their servers.
   type: dict
@@ -62,6 +68,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._balancer import Entry, agreement
 from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result
+from ..module_utils._command import clean
+from ..module_utils._foreign import Proxy, read_proxies
 
 COUNTED = ("sessions", "queued", "rate", "requests", "http_2xx", "http_4xx", "http_5xx", "connection_errors", "response_errors", "retries")
 SERVER_COUNTED = (*COUNTED, "status", "queue_ms", "connect_ms", "response_ms", "total_ms", "check", "last_check")
@@ -84,6 +92,13 @@ def service_result(entry: Entry, running: dict, rows: list) -> dict:
     )
 
 
+def proxy_result(proxy: Proxy) -> dict:
+    """Return a proxy of HAProxy's own configuration."""
+    servers = [{"name": server.name, "address": server.address, "port": server.port, "weight": server.weight} for server in proxy.servers]
+    shown = {"kind": proxy.kind, "name": clean(proxy.name), "ports": proxy.ports, "default_backend": proxy.default_backend}
+    return dict(shown, other_backends=proxy.other_backends, servers=servers)
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=dict(BALANCER_OPTIONS, name={"type": "str"}), supports_check_mode=True)
     name = module.params["name"]
@@ -96,6 +111,7 @@ def main() -> None:
             version=balancer.version(),
             services=[service_result(entry, running.get(entry.name, {}), rows.get(entry.name, [])) for entry in entries if name in (None, entry.name)],
             foreign={backend: sorted(servers) for backend, servers in running.items() if backend not in ours},
+            proxies=[proxy_result(proxy) for proxy in read_proxies(balancer.own_config())],
         )
 
 

@@ -37,8 +37,9 @@ options:
   state:
     description:
       - V(absent) removes it. One that still has servers is left alone, unless all of them are down.
+      - V(given_back) removes it, and what it had replaced is served as before.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, given_back]
     default: present
   declaration:
     description:
@@ -53,6 +54,12 @@ options:
       - Which version of what is wanted this is, to bring a load balancer that was away to where the others are. One more than before
         where none is given.
     type: int
+  replaces:
+    description:
+      - Proxies of HAProxy's own configuration that this service takes the place of, in the same reload. Their servers become its own, and
+        their sections are kept as comments.
+    type: list
+    elements: str
 seealso:
   - module: lepton.cloud.load_balancer_server
 """
@@ -87,11 +94,15 @@ reloaded:
   sample: false
 """
 
+from dataclasses import replace as dataclass_replace
+from typing import Sequence
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._balancer import BalancerError, Entry, plan_entry, render
 from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result, lock_dir
 from ..module_utils._changes import Change, diff_of
+from ..module_utils._foreign import carried, given_back, read_proxies, without
 from ..module_utils._haproxy import Balancer, proxies
 from ..module_utils._host_lock import host_lock
 from ..module_utils._service import check_name, read_service
@@ -111,15 +122,50 @@ def remove(balancer: Balancer, entry: Entry, *, check: bool) -> list:
     return [Change("service", "present", "absent"), Change("replicas", entry.replicas, None)]
 
 
+def still_there(balancer: Balancer, names: Sequence[str]) -> list:
+    """Return those of these proxies that HAProxy's own configuration still has."""
+    known = {proxy.name for proxy in read_proxies(balancer.own_config())}
+    return [name for name in names if name in known]
+
+
+def replace_proxies(balancer: Balancer, entry: Entry | None, wanted: Entry, changes: list, names: list, *, check: bool) -> tuple:
+    """Let a service take the place of proxies of somebody else, with their servers, in one reload."""
+    before = balancer.own_config()
+    servers = carried(read_proxies(before), names)
+    wanted = dataclass_replace(wanted, servers=(*servers, *(server for server in wanted.servers if server.name not in {item.name for item in servers})))
+    changes = [*changes, Change("proxies", names, [])]
+    if not check:
+        balancer.exchange(wanted.name, wanted, without(before, wanted.name, names))
+        try:
+            balancer.reload()
+        except BalancerError:
+            balancer.exchange(wanted.name, entry, before)
+            raise
+    return changes, True, entry if check else wanted
+
+
+def give_back(balancer: Balancer, name: str, *, check: bool) -> tuple:
+    """Remove a service, and have what it had replaced served as before."""
+    entry, before = balancer.entry(name), balancer.own_config()
+    after = given_back(before, name)
+    if entry is None and after == before:
+        return [], False, None
+    if not check:
+        balancer.exchange(name, None, after)
+        balancer.reload()
+    return [Change("service", "present", "given back")], True, entry if check else None
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             BALANCER_OPTIONS,
             name={"type": "str", "required": True},
-            state={"type": "str", "choices": ["present", "absent"], "default": "present"},
+            state={"type": "str", "choices": ["present", "absent", "given_back"], "default": "present"},
             declaration={"type": "dict"},
             replicas={"type": "int"},
             version={"type": "int"},
+            replaces={"type": "list", "elements": "str"},
         ),
         supports_check_mode=True,
     )
@@ -137,11 +183,16 @@ def main() -> None:
                 if left and not check:
                     balancer.reload()
                 return [Change("service", "present", "absent")] if left else [], left, None
-            if entry is None and balancer.is_foreign(name):
+            if params["state"] == "given_back":
+                return give_back(balancer, name, check=check)
+            replaced = still_there(balancer, params["replaces"] or ())
+            if entry is None and name not in replaced and balancer.is_foreign(name):
                 raise BalancerError(
                     "this load balancer has a backend %s that was not made by Lepton, so it is left alone: adopt it, or choose another name" % name
                 )
             wanted, changes = plan_entry(entry, name, service=service, replicas=params["replicas"], version=params["version"])
+            if replaced:
+                return replace_proxies(balancer, entry, wanted, changes, replaced, check=check)
             text = render(wanted, balancer.listen_address)
             cut_short = entry is not None and not balancer.runs(name)  # written, and never read by HAProxy
             reload = entry is None or cut_short or proxies(render(entry, balancer.listen_address)) != proxies(text)
