@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: demo demo-clean test check docs
+.PHONY: demo demo-clean test test-images test-chain check docs
 
 demo:  ## A Slack workspace, a hypervisor and the bot, to try; SCRIPT=1 plays the tour by itself
 	@tools/setup demo
@@ -15,6 +15,14 @@ test:  ## Everything that can run here, against real components
 check:  ## The fast loop: linters, types and the tests that need nothing
 	@tools/setup test
 	@.venv/bin/pytest -m "not libvirt and not browser and not postgres and not ssh and not docker and not haproxy and not slow" $(ARGS)
+
+test-images:  ## Images of all three frameworks, built, started and asked; fetches a gigabyte
+	@tools/setup test
+	@.venv/bin/python tests/benchmarks/images.py
+
+test-chain:  ## A node with Debian, Docker inside it, a model in a container there, HAProxy before it; takes a quarter of an hour
+	@tools/setup test
+	@.venv/bin/python tests/benchmarks/chain.py
 
 docs:  ## Regenerate the reference pages
 	@tools/setup test

@@ -82,13 +82,6 @@ def playbook(running: Stand, name: str, inventory: Path, *words: str, **argument
         sys.exit(f"{name}: {done.stdout[-4000:]}\n{done.stderr[-1000:]}")
 
 
-def own_address() -> str:
-    """Return an address of this machine that is not the loopback one: QEMU forwards to the guest from there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-
-
 def listens(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), 2) as client:
@@ -106,7 +99,7 @@ def main() -> None:
     image = debian_image(folder)
     shutil.copy2(image / "key", folder / "key")
     (folder / "key").chmod(0o600)
-    ssh, first, address = free_port(), 20600, own_address()
+    ssh, first, address = free_port(), 20600, socket.gethostbyname(socket.gethostname())
     ports = [f"{address}:{first + number}:{first + number}" for number in range(PORTS)]
     options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes -F none"
     inner = {

@@ -373,14 +373,16 @@ class Engine:
     @contextmanager
     def _promising(self, name: str, limits: Limits) -> Iterator[None]:
         """Hold what this host may promise while a limit is set: two that were planned from the same answer must not both get the last of it."""
+        if limits.memory is None:
+            yield
+            return
         with host_lock(self.lock_dir, "room", ROOM_SECONDS):
-            memory = sum(item.limits.memory or 0 for item in self.containers() if item.name not in (name, name + ASIDE))
-            free = self.info()["memory"] - self._memory_reserve - memory
-            before = next((item.limits.memory for item in self.containers() if item.name == name), None)
-            if limits.memory is not None and limits.memory > free and limits.memory > (before or 0):
-                raise ContainerError(
-                    "%s was to get %s, and this host has %s left to give" % (name, format_size(limits.memory), format_size(max(0, free) // MIB * MIB))
-                )
+            others = {item.name: item.limits.memory or 0 for item in self.containers()}
+            before = max(others.pop(name, 0), others.pop(name + ASIDE, 0))
+            free = max(0, self.info()["memory"] - self._memory_reserve - sum(others.values()))
+            if limits.memory > max(free, before):  # what it has is its own, however full the host is by now
+                told = (name, format_size(limits.memory), format_size(free // MIB * MIB))
+                raise ContainerError("%s was to get %s, and this host has %s left to give" % told)
             yield
 
     def _take_back(self, name: str, plan: Plan, *, was_running: bool, set_aside: bool) -> str:
