@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from ansible_collections.lepton.cloud.plugins.module_utils._balancer import is_up
 
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
@@ -31,7 +32,7 @@ def amiss(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         for service in answer.get("services", ()):
             name = str(service["name"])
             versions.setdefault(name, set()).add(int(service["version"]))
-            serving = [server["name"] for server in service["servers"] if server["state"] == "ready" and str(server.get("status", "")).startswith("UP")]
+            serving = [server["name"] for server in service["servers"] if server["state"] == "ready" and is_up(server)]
             down = sorted({server["name"] for server in service["servers"]} - set(serving))
             up = len(serving)
             if down or len(service["servers"]) != service["replicas"]:

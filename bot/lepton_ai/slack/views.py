@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.lepton.cloud.plugins.module_utils._balancer import is_up
+
 from lepton_ai.intake import CONFIRMATION
 from lepton_ai.runs.model import HERE, Decision, FieldChange, Result, Run, State, failed_of, result_of
 from lepton_ai.runs.progress import Progress
@@ -333,7 +335,7 @@ def _service_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]
         return []
     rows = [["SERVICE", "AT", "REPLICAS", "IMAGE", "PORT", "REQUESTS", "ERRORS"]]
     for host, item in services:
-        counted, up = item["counters"], sum(1 for server in item["servers"] if server.get("status") == "UP")
+        counted, up = item["counters"], sum(map(is_up, item["servers"]))
         wanted = item["declaration"]
         replicas = f"{up} of {item['replicas']}"
         rows.append([item["name"], host, replicas, wanted["image"], str(wanted["listen_port"]), *_counts(counted)])

@@ -209,6 +209,16 @@ class Plan:
         return diff_of(self.changes)
 
 
+def is_up(server: Mapping[str, Any]) -> bool:
+    """Return whether HAProxy sends requests to a server as its table shows it; on the way up or down (UP 1/2) it still does."""
+    return str(server.get("status", "")).startswith("UP")
+
+
+def is_down(server: Mapping[str, Any]) -> bool:
+    """Return whether a server's checks have failed, as its table shows it."""
+    return str(server.get("status", "")).startswith("DOWN")
+
+
 def check_server(name: str, address: str | None, port: int | None, weight: int | None) -> None:
     """Raise BalancerError for what HAProxy would read as something else than one word."""
     if not SERVER_NAME.fullmatch(name):

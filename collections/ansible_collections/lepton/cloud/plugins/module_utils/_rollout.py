@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Iterator, Mapping, Sequence
 
 from ._backends import BACKENDS, absent_args, healthy_args, images_of, resize_of, room_of, start_args, stop_args
-from ._balancer import BalancerError
+from ._balancer import BalancerError, is_down, is_up
 from ._foreign import Proxy, replaced_by
 from ._placement import PlacementError, Room, place_replica
 from ._service import DATA_DIR, Service, ServiceError, check_name, check_replicas, read_service, revision
@@ -55,7 +55,7 @@ class Replica:
     @property
     def serves(self) -> bool:
         """Return whether every balancer that has it finds it up."""
-        return bool(self.servers) and all(str(server.get("status", "")).startswith("UP") for server in self.servers.values())
+        return bool(self.servers) and all(map(is_up, self.servers.values()))
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,11 @@ class Scene:
         return [item for item in self.replicas if item.state in ("running", "paused") or (item.host is None and item.servers and self._may_live(item))]
 
     def _may_live(self, replica: Replica) -> bool:
-        return bool(self.silent_hosts) or any(str(server.get("status", "")).startswith("UP") for server in replica.servers.values())
+        return bool(self.silent_hosts) or any(map(is_up, replica.servers.values()))
 
     def broken(self) -> list[Replica]:
         """Return the replicas that run and that every load balancer which has them finds down."""
-        return [
-            item
-            for item in self.alive()
-            if item.host is not None and item.servers and all(str(server.get("status", "")).startswith("DOWN") for server in item.servers.values())
-        ]
+        return [item for item in self.alive() if item.host is not None and item.servers and all(map(is_down, item.servers.values()))]
 
     def dead(self) -> list[Replica]:
         """Return what is left of replicas that certainly do not run any more."""

@@ -99,7 +99,7 @@ from typing import Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._balancer import BalancerError, Entry, plan_entry, render
+from ..module_utils._balancer import BalancerError, Entry, is_down, plan_entry, render
 from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result, lock_dir
 from ..module_utils._changes import Change, diff_of
 from ..module_utils._foreign import carried, given_back, read_proxies, without
@@ -113,7 +113,7 @@ LOCK_SECONDS = 20
 def remove(balancer: Balancer, entry: Entry, *, check: bool) -> list:
     """Remove a service that nobody serves any more, and return what that changes."""
     rows = balancer.statistics().get(entry.name, [])
-    serving = sorted(row["name"] for row in rows if row["name"] not in ("FRONTEND", "BACKEND") and not row["status"].startswith("DOWN"))
+    serving = sorted(row["name"] for row in rows if row["name"] not in ("FRONTEND", "BACKEND") and not is_down(row))
     if serving:
         raise BalancerError("%s still has servers, so it is not removed: %s" % (entry.name, ", ".join(serving)))
     if not check:
