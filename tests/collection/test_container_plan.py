@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.lepton.cloud.plugins.module_utils import _engine as engine_module
 from ansible_collections.lepton.cloud.plugins.module_utils._command import Ran, clean
 from ansible_collections.lepton.cloud.plugins.module_utils._container import Container, ContainerError, Limits, Spec, Wish, make_plan, read_spec
-from ansible_collections.lepton.cloud.plugins.module_utils._engine import Engine, podman_container, ports_in_use
+from ansible_collections.lepton.cloud.plugins.module_utils._engine import Engine, foreign_spec, lost_by_adoption, podman_container, ports_in_use
+from ansible_collections.lepton.cloud.plugins.module_utils._host_lock import host_lock
 from ansible_collections.lepton.cloud.plugins.module_utils._ports import listening_ports
 
 SPEC = Spec(image="model:1", ports=("127.0.0.1:20000:8080",), environment=(("A", "1"),), health_path="/ready", health_port=8080)
@@ -160,6 +162,53 @@ def test_an_engines_refusal_is_said_in_words(ran: Ran, reason: str) -> None:
     with pytest.raises(ContainerError, match=reason) as caught:
         engine.put_back("one", start=True)
     assert "\x1b" not in str(caught.value)
+
+
+def test_a_lock_that_somebody_holds_in_the_midst_of_a_replacement_brings_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "ROOM_SECONDS", 0.1)
+    asked: list[str] = []
+
+    def run(command: list[str], **_options: Any) -> Ran:
+        asked.append(" ".join(command[1:]))
+        return Ran(1, "", "Error: No such container: x") if "inspect" in command else Ran(0, "", "")
+
+    engine = Engine("docker", address=None, state_dir=str(tmp_path), run=run)
+    monkeypatch.setattr(engine, "check_architecture", lambda _image: None)
+    plan = make_plan(wish(image="model:2"), RUNNING, "sha256:bb")
+    with host_lock(engine.lock_dir, "room", 1), pytest.raises(ContainerError, match=r"somebody else is changing room.*The earlier container is back"):
+        engine.apply("one", plan, values={}, stop_seconds=1, wait_seconds=1)
+    assert asked[asked.index("rename one.replaced one") + 1] == "start one"
+
+
+def theirs(**host: Any) -> dict[str, Any]:
+    return {
+        "Config": {"Image": "pg:16", "Entrypoint": None, "Cmd": None, "Env": []}, "HostConfig": host,
+        "Mounts": [
+            {"Type": "volume", "Name": "pgdata", "Source": "/var/lib/docker/volumes/pgdata/_data", "Destination": "/db", "RW": True},
+            {"Type": "bind", "Source": "/etc/pg", "Destination": "/etc/pg", "RW": False}, {"Type": "tmpfs", "Destination": "/run"},
+        ],
+    }  # fmt: skip
+
+
+def test_what_is_adopted_keeps_its_volumes_and_its_rights() -> None:
+    spec = foreign_spec(theirs(CapDrop=["NET_RAW"], CapAdd=["SYS_PTRACE"]), {})
+    assert spec.volumes == ("/etc/pg:/etc/pg:ro", "pgdata:/db:rw")
+    assert spec.tmpfs == ("/run",)
+    assert {"CHOWN", "SYS_PTRACE", "SETUID"} <= set(spec.capabilities)
+    assert "NET_RAW" not in spec.capabilities
+    assert foreign_spec(theirs(CapDrop=["ALL"]), {}).capabilities == ()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [{"IpcMode": "host"}, {"ShmSize": 1 << 30}, {"Ulimits": [{"Name": "nofile"}]}, {"Runtime": "nvidia"}, {"Dns": ["1.1.1.1"]}, {"GroupAdd": ["video"]},
+     {"Sysctls": {"a": "1"}}, {"SecurityOpt": ["seccomp=unconfined"]}, {"PortBindings": {"53/udp": [{"HostPort": "53"}]}}],
+    ids=lambda host: next(iter(host)),
+)  # fmt: skip
+def test_what_would_be_lost_is_not_adopted(host: dict[str, Any]) -> None:
+    assert not lost_by_adoption(theirs(), {})
+    (lost,) = lost_by_adoption(theirs(**host), {})
+    assert lost in (*host, "53/udp")
 
 
 def test_texts_of_containers_move_no_cursor() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from ansible_collections.lepton.cloud.plugins.module_utils._balancer import BalancerError, Entry, Server, agreement, read_entry, render
 from ansible_collections.lepton.cloud.plugins.module_utils._foreign import carried, given_back, read_proxies, replaced_by, without
@@ -16,7 +18,7 @@ defaults
 
 frontend www   # what people call
   bind *:8000
-  bind 10.0.0.1:8000 ssl crt /etc/x.pem
+  bind 10.0.0.1:8000
   default_backend models
 
 backend models
@@ -39,7 +41,7 @@ frontend mixed
 def test_what_is_served_is_read() -> None:
     www, models, metrics, mixed = read_proxies(CONFIG)
     assert (www.kind, www.name, www.ports, www.default_backend) == ("frontend", "www", [8000, 8000], "models")
-    assert models.servers == [Server("web1", "10.0.0.5", 8080, 30, checked=False), Server("web2", "10.0.0.6", 8080, 100, checked=False)]
+    assert models.servers == [Server("web1", "10.0.0.5", 8080, 30, checked=False), Server("web2", "10.0.0.6", 8080, 1, checked=False)]
     assert (metrics.kind, metrics.ports, len(metrics.servers)) == ("listen", [9000], 1)
     assert mixed.other_backends == ["a"]
     assert read_proxies("") == read_proxies("nonsense\n\x00 server a b:1") == []
@@ -50,13 +52,34 @@ def test_a_service_takes_the_place_of_who_listens_on_its_port_and_of_nobody_else
     assert replaced_by(proxies, 8000) == ["www", "models"]
     assert replaced_by(proxies, 9000) == ["metrics"]
     assert replaced_by(proxies, 7000) == []
-    assert [server.name for server in carried(proxies, ["www", "models"])] == ["web1", "web2"]
+    # HAProxy's weights are shares of each other, and one that says none is of weight 1.
+    assert [(server.name, server.weight) for server in carried(proxies, ["www", "models"])] == [("web1", 100), ("web2", 3)]
     with pytest.raises(BalancerError, match=r"mixed chooses between backends \(a\)"):
         replaced_by(proxies, 8001)
     with pytest.raises(BalancerError, match="other sends to a backend of it as well"):
         replaced_by(read_proxies(CONFIG + "frontend other\n  bind :8002\n  default_backend models\n"), 8000)
     with pytest.raises(BalancerError, match="www listens on other ports as well"):
-        replaced_by(read_proxies(CONFIG.replace("bind *:8000", "bind *:8000,:8443")), 8000)
+        replaced_by(read_proxies(CONFIG.replace("bind *:8000", "bind *:8000-8010")), 8005)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        ("bind *:8000", "bind *:8000 ssl crt /etc/x.pem", "bind ssl"),
+        ("default_backend models", "default_backend models\n  http-request auth unless { http_auth(u) }", "http-request auth"),
+        ("default_backend models", "default_backend models\n  option forwardfor", "option forwardfor"),
+        ("balance roundrobin", "balance source", "balance source"),
+        ("balance roundrobin", "mode tcp", "mode tcp"),
+        ("balance roundrobin", "cookie SRV insert", "cookie SRV"),
+        ("check inter 2s", "check backup", "backup of server web2"),
+        ("check inter 2s", "disabled", "disabled of server web2"),
+        ("check inter 2s", "ssl verify required", "ssl of server web2"),
+        ("server web2 10.0.0.6:8080", "server web2 /run/x.sock", "server web2 /run/x.sock"),
+    ],
+)
+def test_what_a_service_would_not_do_is_not_lost_in_silence(before: str, after: str, lost: str) -> None:
+    with pytest.raises(BalancerError, match=re.escape(lost)):
+        replaced_by(read_proxies(CONFIG.replace(before, after)), 8000)
 
 
 def test_what_is_replaced_is_a_comment_and_can_be_given_back() -> None:

@@ -128,8 +128,10 @@ def test_a_host_that_does_not_answer_stops_the_move_before_it_begins(hosts: Host
 
 def test_an_archive_that_is_not_what_it_should_be_is_not_taken(hosts: Hosts, tmp_path: Path) -> None:
     identity = ids(hosts.near, IMAGE)
+    layers = json.loads(hosts.near.docker("image", "inspect", IMAGE))[0]["RootFS"]["Layers"]
+    meant = {"name": IMAGE, "id": identity, "layers": [*layers[:-1], "sha256:" + "0" * 64], "state": "loaded"}
     (tmp_path / "torn.tar").write_bytes(b"not an archive")
-    failed = hosts.far.module("model_image_archive", name=IMAGE, id=identity, state="loaded", archive=str(tmp_path / "torn.tar"))
+    failed = hosts.far.module("model_image_archive", **meant, archive=str(tmp_path / "torn.tar"))
     assert failed["failed"]
     assert "docker load" in failed["msg"]
     # Another image under the name that was asked for.
@@ -140,8 +142,8 @@ def test_an_archive_that_is_not_what_it_should_be_is_not_taken(hosts: Hosts, tmp
     (tmp_path / "other" / "manifest.json").write_text(json.dumps([{**manifest[0], "RepoTags": [IMAGE]}]))
     with tarfile.open(tmp_path / "wrong.tar", "w") as archive:
         archive.add(tmp_path / "other", arcname=".")
-    failed = hosts.far.module("model_image_archive", name=IMAGE, id=identity, state="loaded", archive=str(tmp_path / "wrong.tar"))
-    assert f"and not as {identity}" in failed["msg"]
+    failed = hosts.far.module("model_image_archive", **meant, archive=str(tmp_path / "wrong.tar"))
+    assert "is not what was sent" in failed["msg"]
     assert ids(hosts.far, IMAGE) == ""
 
 

@@ -155,6 +155,20 @@ def test_links_out_of_the_model_and_sockets_are_refused(tmp_path: Path) -> None:
         tree_digest(str(tmp_path / "model"), "/m")
 
 
+def test_a_single_file_is_what_its_name_stands_for(tmp_path: Path) -> None:
+    (tmp_path / "v3.onnx").write_bytes(b"three")
+    (tmp_path / "current.onnx").symlink_to(tmp_path / "v3.onnx")
+    first = tree_digest(str(tmp_path / "current.onnx"), "/opt/lepton/model/model.onnx")
+    assert first == tree_digest(str(tmp_path / "v3.onnx"), "/opt/lepton/model/model.onnx")
+    (tmp_path / "v3.onnx").write_bytes(b"other")
+    assert tree_digest(str(tmp_path / "current.onnx"), "/opt/lepton/model/model.onnx") != first
+    (tmp_path / "id_rsa").write_text("x")
+    (tmp_path / "model.bin").symlink_to(tmp_path / "id_rsa")
+    for name in ("id_rsa", "model.bin"):
+        with pytest.raises(ContainerError, match="keep secrets in"):
+            tree_digest(str(tmp_path / name), "/m")
+
+
 def test_an_archive_leaves_out_what_is_known_where_it_goes(tmp_path: Path) -> None:
     layers = [text_layer(name, "/opt/lepton", {name: name}, str(tmp_path / f"{name}.tar")) for name in ("first", "second")]
     config = image_config(RECIPE, {**BASE, "RootFS": {"Layers": []}}, layers)

@@ -143,6 +143,11 @@ def test_the_same_inputs_give_the_same_image_and_another_version_shares_what_is_
     changed = host.module("model_image", **wish(source, requirements="requirements.txt"))
     assert [change["field"] for change in changed["changes"]] == ["source"]
     assert first["image"]["id"] not in host.docker("images", "--all", "--quiet", "--no-trunc")
+    # Somebody keeps it under another name to go back to: then it stays.
+    host.docker("tag", "models/echo:1", "models/stable:1")
+    (source / "weights.bin").write_bytes(b"3" * 1000)
+    assert host.module("model_image", **wish(source, requirements="requirements.txt"))["changed"]
+    assert image(host, "models/stable:1")["Id"] == changed["image"]["id"]
 
 
 def test_a_server_of_ones_own_runs_as_nobody_in_the_model_s_folder(host: ContainerHost, source: Path) -> None:
@@ -194,7 +199,7 @@ def test_requirements_that_cannot_be_trusted(host: ContainerHost, source: Path, 
     failed = host.module("model_image", **wish(source, requirements="requirements.txt"))
     assert failed["failed"]
     assert told in failed["msg"], failed["msg"]
-    assert not list((host.folder / "images" / "work").iterdir())
+    assert not list((host.folder / "model_images" / "work").iterdir())
     assert "models/echo" not in str(host.images())
     assert host.docker("ps", "--all", "--quiet") == ""
 
@@ -218,7 +223,7 @@ def test_a_disk_that_is_full(host: ContainerHost, source: Path) -> None:
         failed = host.module("model_image", **wish(source))
         assert failed["failed"]
         assert "space" in failed["msg"] or "the disk of" in failed["msg"], failed["msg"]
-        assert not list((host.folder / "images" / "work").iterdir())
+        assert not list((host.folder / "model_images" / "work").iterdir())
     finally:
         subprocess.run(["umount", host.folder], check=True)
     assert "models/echo" not in str(host.images())
@@ -245,7 +250,7 @@ def test_a_build_that_was_cut_short_is_cleared_by_the_next(host: ContainerHost, 
     assert "lepton-try-" in host.docker("ps")
     made = host.module("model_image", **wish(source, command=["python3", "server.py"]))
     assert made["changed"], made
-    assert not list((host.folder / "images" / "work").iterdir())
+    assert not list((host.folder / "model_images" / "work").iterdir())
 
 
 def test_removing(host: ContainerHost, source: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from ansible_collections.lepton.cloud.plugins.module_utils._rollout import weights
+from ansible_collections.lepton.cloud.plugins.module_utils._rollout import LONGEST_FETCH, weights
 from ansible_collections.lepton.cloud.plugins.module_utils._service import read_service, revision
 from ansible_collections.lepton.cloud.plugins.module_utils._steps import NOTHING, StepError, check_plan, due, make_plan, noted
 
@@ -322,13 +322,24 @@ def test_what_an_update_left_that_was_cut_short_goes_back_to_what_is_wanted() ->
 
 def test_a_change_that_may_be_going_on_is_left_alone() -> None:
     three = {"lb": table(server(1), server(2), server(3), replicas=3)}
-    longest = SERVICE.start_seconds + SERVICE.watch_seconds + SERVICE.drain_seconds + SERVICE.stop_seconds
+    longest = LONGEST_FETCH + SERVICE.start_seconds + SERVICE.watch_seconds + SERVICE.drain_seconds + SERVICE.stop_seconds
     assert not steps("reconcile", mixed(9000, 9000, longest - 1), three)
     assert steps("reconcile", mixed(9000, 9000, longest), three)
     more = {"h1": engine(container(1, age_seconds=9000), container(2, age_seconds=3))}
     assert not steps("reconcile", more, {"lb": table(server(1), server(2), replicas=1)})
     # One that died is replaced however young the others are.
     assert steps("reconcile", {"h1": engine(container(1, age_seconds=3), container(2, state="exited"))}, LB)
+
+
+def test_of_nodes_nothing_is_assumed_while_they_are_of_two_declarations() -> None:
+    """How long a node runs is not known, and one that was stopped in an update is what the update goes back to."""
+    newer = {**EDGE, "image": "guest-2"}
+    assert not node_steps("reconcile", {"h1": hypervisor(node(1, state="stopped"), node(2), node(3, declared=newer))}, 2, 3, replicas=2)
+
+
+def test_what_a_node_gets_at_its_next_start_is_not_asked_for_again() -> None:
+    waiting = {"h1": hypervisor({**node(1), "vcpus": 2, "config": {"vcpus": 1, "memory": "128MiB"}})}
+    assert not node_steps("update", waiting, 1)
 
 
 def test_all_of_another_declaration_are_no_accident() -> None:

@@ -211,6 +211,7 @@ def test_a_service_takes_the_place_of_what_was_there_without_a_dropped_request(t
     site, port = theirs
     assert site.stand.balancer is not None
     config = site.stand.balancer.folder / "haproxy.cfg"
+    config.chmod(0o640)
     before = config.read_text()
     chat = {"image": "model:2", "port": 8080, "listen_port": port, "memory": "128MiB", "max_replicas": 3, "drain_seconds": 20, "start_seconds": 20}
 
@@ -234,6 +235,7 @@ def test_a_service_takes_the_place_of_what_was_there_without_a_dropped_request(t
     assert counted.requests > 500
     assert counted.dropped == 0, counted
     assert "# replaced by the service books of Lepton: frontend www" in config.read_text()
+    assert config.stat().st_mode & 0o777 == 0o640
     assert "theirs model:1" in site.containers()  # drained, and nobody's to stop
     again = ask()
     assert "use service create" in again.stdout, again.stdout

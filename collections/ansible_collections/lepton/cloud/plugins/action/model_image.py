@@ -39,7 +39,9 @@ class ActionModule(ActionBase):
         args = {**self._task.args, "serving": serving(self._task.args.get("framework"))}
         secrets = {text for text in secret_values(variables.get("lepton_secrets") or {}, named=True) if len(text) >= SHORTEST}
         for option in ("environment", "command"):
-            if any(secret in str(args.get(option)) for secret in secrets):
+            given = args.get(option) or ()
+            texts = [str(text) for text in (given.values() if isinstance(given, dict) else given)]
+            if any(secret in text for secret in secrets for text in texts):
                 raise AnsibleActionFail("%s: it holds a value of lepton_secrets, and everybody who gets the image could read it" % option)
         answered = self._execute_module(module_args=args, task_vars=variables)
         components = answered.pop("components", None)

@@ -19,7 +19,7 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 from ._command import Ran, Run, clean, run
 from ._container import ASIDE, Container, ContainerError, Limits, Plan, Spec, host_port, read_spec
 from ._host_lock import host_lock
-from ._node import given
+from ._node import NodeError, given
 from ._ports import probe
 from ._units import format_size
 
@@ -92,12 +92,12 @@ def foreign_spec(data: Mapping[str, Any], image: Mapping[str, Any]) -> Spec:
         command=None if command is None or command == own.get("Cmd") else tuple(command),
         environment=tuple(sorted((name, value) for name, _equals, value in variables)),
         ports=_published(host),
-        volumes=tuple(sorted(bind if bind.endswith((":ro", ":rw")) else bind + ":rw" for bind in host.get("Binds") or ())),
-        tmpfs=tuple(sorted(host.get("Tmpfs") or ())),
+        volumes=_mounted(data),
+        tmpfs=tuple(sorted({*(host.get("Tmpfs") or ()), *(mount["Destination"] for mount in data.get("Mounts") or () if mount.get("Type") == "tmpfs")})),
         gpus=gpus,
         user=config.get("User") if config.get("User") not in ("", own.get("User")) else None,
         read_only=bool(host.get("ReadonlyRootfs")),
-        capabilities=tuple(sorted(name.removeprefix("CAP_") for name in host.get("CapAdd") or ())),
+        capabilities=_capabilities(host),
         labels=tuple(sorted(labels.items())),
     )
 
@@ -108,8 +108,25 @@ UNKNOWN_TO_US: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("Privileged", (None, False)),
     ("Devices", (None, [])),
     ("PidMode", (None, "", "private")),
+    ("IpcMode", (None, "", "private", "shareable")),
+    ("UTSMode", (None, "", "private")),
+    ("UsernsMode", (None, "")),
+    ("ShmSize", (None, 0, 64 * 1024 * 1024, 65536000)),
+    ("Ulimits", (None, [])),
+    ("Runtime", (None, "", "runc", "crun", "oci")),
+    ("SecurityOpt", (None, [], ["no-new-privileges"])),
+    ("Dns", (None, [])),
+    ("DnsSearch", (None, [])),
+    ("GroupAdd", (None, [])),
+    ("Sysctls", (None, {})),
+    ("Links", (None, [])),
+    ("CgroupParent", (None, "")),
     ("ExtraHosts", (None, [])),
     ("VolumesFrom", (None, [])),
+)
+# What an engine leaves to a container that is told nothing of capabilities: https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities
+DEFAULT_CAPABILITIES = frozenset(
+    "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
 )
 
 
@@ -119,7 +136,22 @@ def lost_by_adoption(data: Mapping[str, Any], image: Mapping[str, Any]) -> list[
     lost = [name for name, none in UNKNOWN_TO_US if host.get(name) not in none]
     if (config.get("Entrypoint") or None) != (own.get("Entrypoint") or None):
         lost.append("Entrypoint")
+    lost += [inside for inside in host.get("PortBindings") or {} if not inside.endswith("/tcp")]
     return lost + [mount["Destination"] for mount in data.get("Mounts") or () if mount.get("Type") not in ("bind", "volume", "tmpfs")]
+
+
+def _mounted(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what is mounted, however it was asked for, as our specifications write it; also volumes that have no name but their number."""
+    mounts = [mount for mount in data.get("Mounts") or () if mount.get("Type") in ("bind", "volume")]
+    parts = ((mount["Source"] if mount["Type"] == "bind" else mount.get("Name"), mount["Destination"], mount.get("RW", True)) for mount in mounts)
+    return tuple(sorted("%s:%s:%s" % (source, target, "rw" if writable else "ro") for source, target, writable in parts))
+
+
+def _capabilities(host: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the capabilities that a container has: ours begin with none, others with what the engine leaves to them."""
+    dropped = {name.upper().removeprefix("CAP_") for name in host.get("CapDrop") or ()}
+    kept = frozenset() if "ALL" in dropped else DEFAULT_CAPABILITIES - dropped
+    return tuple(sorted(kept | {name.upper().removeprefix("CAP_") for name in host.get("CapAdd") or ()}))
 
 
 READERS = {"docker": docker_container, "podman": podman_container}
@@ -336,7 +368,7 @@ class Engine:
                     self.pull(given(plan.spec).image)
                 elif step == "create":
                     self.check_architecture(given(plan.spec).image)
-                    with self._promising(name, plan.limits):
+                    with self.promising(name, plan.limits):
                         self.create(name, given(plan.spec), plan.limits, values)
                 elif step == "start":
                     self.ask("start", name)
@@ -349,7 +381,7 @@ class Engine:
                 elif step == "unpause":
                     self.ask("unpause", name)
                 elif step == "update":
-                    with self._promising(name, plan.limits):
+                    with self.promising(name, plan.limits):
                         self.update(name, plan.limits, restart=any(change.field == "restart" for change in plan.changes))
                 elif step == "set_aside":
                     self.ask("rename", name, old)
@@ -367,11 +399,11 @@ class Engine:
                 elif step == "forget":
                     shutil.rmtree(os.path.join(self.secret_dir, name), ignore_errors=True)
                     self._forget_adopted()
-        except ContainerError as error:
+        except (ContainerError, NodeError, OSError) as error:  # what is wrong, a lock that is held, a file that cannot be written
             raise ContainerError("%s%s" % (error, self._take_back(name, plan, was_running=was_running, set_aside=set_aside))) from error
 
     @contextmanager
-    def _promising(self, name: str, limits: Limits) -> Iterator[None]:
+    def promising(self, name: str, limits: Limits) -> Iterator[None]:
         """Hold what this host may promise while a limit is set: two that were planned from the same answer must not both get the last of it."""
         if limits.memory is None:
             yield
@@ -379,11 +411,18 @@ class Engine:
         with host_lock(self.lock_dir, "room", ROOM_SECONDS):
             others = {item.name: item.limits.memory or 0 for item in self.containers()}
             before = max(others.pop(name, 0), others.pop(name + ASIDE, 0))
-            free = max(0, self.info()["memory"] - self._memory_reserve - sum(others.values()))
+            free = self._free(sum(others.values()))
             if limits.memory > max(free, before):  # what it has is its own, however full the host is by now
                 told = (name, format_size(limits.memory), format_size(free // MIB * MIB))
                 raise ContainerError("%s was to get %s, and this host has %s left to give" % told)
             yield
+
+    def _free(self, promised: int) -> int:
+        return max(0, self.info()["memory"] - self._memory_reserve - promised)
+
+    def memory_free(self) -> int:
+        """Return how many bytes this host may still promise."""
+        return self._free(sum(item.limits.memory or 0 for item in self.containers()))
 
     def _take_back(self, name: str, plan: Plan, *, was_running: bool, set_aside: bool) -> str:
         """Undo what was begun, and return that in words. `set_aside`: the earlier container waits under its other name."""

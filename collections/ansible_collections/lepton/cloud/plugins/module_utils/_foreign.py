@@ -9,10 +9,10 @@ PRIVATE to the collection. Sections that a service has replaced are kept as comm
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Collection, Iterator, Sequence
 
-from ._balancer import BalancerError, Server
+from ._balancer import FULL_WEIGHT, BalancerError, Server
 
 SECTIONS = (
     "global",
@@ -31,6 +31,11 @@ SECTIONS = (
     "fcgi-app",
 )
 PROXIES = ("frontend", "backend", "listen")
+# What may stand in a section that is replaced: what a service does as well, or what nobody misses. Everything else would be lost.
+UNDERSTOOD = frozenset({"bind", "default_backend", "server", "balance", "mode", "http-check", "timeout", "log", "retries", "maxconn", "description"})
+OPTIONS_UNDERSTOOD = frozenset({"httpchk", "httplog", "dontlognull", "redispatch", "http-keep-alive", "http-server-close"})
+SERVER_WORDS = frozenset({"check", "inter", "fastinter", "downinter", "rise", "fall", "weight", "maxconn", "on-marked-down", "on-error"})
+BALANCES = frozenset({"roundrobin", "leastconn", "static-rr"})
 
 
 @dataclass
@@ -43,6 +48,7 @@ class Proxy:
     default_backend: str = ""
     other_backends: list[str] = field(default_factory=list)
     servers: list[Server] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # what a service in its place would not do
 
 
 def _sections(text: str) -> Iterator[tuple[str, str, list[int]]]:
@@ -70,20 +76,49 @@ def read_proxies(text: str) -> list[Proxy]:
             words = lines[number].split("#")[0].split()
             if not words:
                 continue
+            proxy.lost += _lost(words)
             if words[0] == "bind" and len(words) > 1:
-                proxy.ports += [int(part.rpartition(":")[2]) for part in words[1].split(",") if part.rpartition(":")[2].isdigit()]
+                proxy.ports += [port for part in words[1].split(",") for port in _ports(part.rpartition(":")[2])]
             elif words[0] == "default_backend" and len(words) > 1:
                 proxy.default_backend = words[1]
             elif words[0] == "use_backend" and len(words) > 1:
                 proxy.other_backends.append(words[1])
             elif words[0] == "server" and len(words) > 2:
                 address, _colon, port = words[2].rpartition(":")
-                weight = words[words.index("weight") + 1] if "weight" in words[:-1] else "100"
+                weight = words[words.index("weight") + 1] if "weight" in words[:-1] else "1"  # HAProxy's own default
                 if address and port.isdigit() and weight.isdigit():
-                    # HAProxy's own default is 1; ours is a percentage of a whole replica.
-                    proxy.servers.append(Server(words[1].lower(), address, int(port), min(256, int(weight)), checked=False))
+                    proxy.servers.append(Server(words[1].lower(), address, int(port), int(weight), checked=False))
+                else:
+                    proxy.lost.append(" ".join(words[:3]))
         found.append(proxy)
     return found
+
+
+def _ports(text: str) -> list[int]:
+    """Return the ports that a bind's last part names: one, or a range."""
+    first, _dash, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1)) if first.isdigit() and (last or first).isdigit() and len(text) < 12 else []
+
+
+def _lost(words: Sequence[str]) -> list[str]:
+    """Return what of a line a service in its place would not do; a line that begins a section is none."""
+    first = words[0]
+    if first in PROXIES or first == "use_backend":  # which has its own words below
+        return []
+    if first == "option":
+        return [] if len(words) > 1 and words[1] in OPTIONS_UNDERSTOOD else [" ".join(words[:2])]
+    if first not in UNDERSTOOD:
+        return [" ".join(words[:2])]
+    if first == "bind":
+        return ["bind " + word for word in words[2:]]
+    if first == "mode":
+        return [] if words[1:] == ["http"] else ["mode " + " ".join(words[1:])]
+    if first == "balance":
+        return [] if len(words) > 1 and words[1] in BALANCES else ["balance " + " ".join(words[1:2])]
+    if first == "server":
+        unknown = [word for word in words[3:] if word not in SERVER_WORDS and not word[:1].isdigit()]
+        return ["%s of server %s" % (word, words[1]) for word in unknown if word not in ("mark-down", "shutdown-sessions", "fastinter", "sudden-death")]
+    return []
 
 
 def replaced_by(proxies: Sequence[Proxy], listen_port: int) -> list[str]:
@@ -102,6 +137,9 @@ def replaced_by(proxies: Sequence[Proxy], listen_port: int) -> list[str]:
             raise BalancerError("%s chooses between backends (%s), which one service cannot take the place of: split it first" % (proxy.name, told))
         names += [proxy.name] + ([proxy.default_backend] if proxy.default_backend and proxy.default_backend != proxy.name else [])
     for proxy in proxies:
+        if proxy.name in names and proxy.lost:
+            told = (proxy.kind, proxy.name, ", ".join(proxy.lost[:5]))
+            raise BalancerError("%s %s has what a service would not do: %s. Move that to another proxy before it, or leave this one as it is" % told)
         if proxy.name not in names and proxy.kind != "backend" and set(names) & {proxy.default_backend, *proxy.other_backends}:
             raise BalancerError("%s sends to a backend of it as well: split it first" % proxy.name)
     return names
@@ -109,7 +147,9 @@ def replaced_by(proxies: Sequence[Proxy], listen_port: int) -> list[str]:
 
 def carried(proxies: Sequence[Proxy], names: Collection[str]) -> tuple[Server, ...]:
     """Return the servers of the proxies that are replaced. They are not checked: what they answer on is not known."""
-    return tuple(server for proxy in proxies if proxy.name in names for server in proxy.servers)
+    found = [server for proxy in proxies if proxy.name in names for server in proxy.servers]
+    heaviest = max((server.weight for server in found), default=1) or 1
+    return tuple(replace(server, weight=max(1, round(server.weight * FULL_WEIGHT / heaviest))) for server in found)
 
 
 def without(text: str, service: str, names: Collection[str]) -> str:

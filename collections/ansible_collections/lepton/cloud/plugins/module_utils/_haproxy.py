@@ -317,8 +317,17 @@ def _connected(target: str) -> socket.socket:
 
 
 def _replace(path: str, text: str) -> None:
+    """Write a file in one step. One that is there keeps its owner, group and mode, and a link to it stays one."""
+    path = os.path.realpath(path)
     partial = path + ".partial"
-    with open(partial, "w", encoding="utf-8") as file:
+    try:
+        before = os.stat(path)
+    except FileNotFoundError:
+        before = None
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644 if before is None else 0o600), "w", encoding="utf-8") as file:
+        if before is not None:
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(file.fileno(), before.st_mode & 0o7777)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -16,13 +16,14 @@ from contextlib import ExitStack, contextmanager
 from typing import IO, Any, Iterator, Mapping, Sequence
 
 from ._command import clean
-from ._container import ContainerError, Limits, Spec
+from ._container import ContainerError, Limits, Spec, check_limits
 from ._engine import Engine
-from ._image import HOME, SBOM, SERVER, SITE, Layer, Recipe, chain_ids, image_config, image_id
+from ._image import HOME, SBOM, SERVER, SITE, Layer, Recipe, chain_ids, image_config
 from ._image_store import known_chains, load, room_for, save
 from ._layers import SavedImage, text_layer, tree_layer, write_archive
 
 PIP_SECONDS = 3600
+MIB = 1024 * 1024
 WHEELS = "/usr/share/python-wheels"  # Debian's python3-pip-whl
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PIP_CONFIG = "/etc/pip.conf"  # where an organisation says which package index is its own
@@ -30,10 +31,15 @@ INSIDE = "/lepton"
 TRY_SECONDS = 30  # for one answer of the example
 
 
+def home(state_dir: str) -> str:
+    """Return where builds keep their files; not `images`, which is where a hypervisor of the same host looks for images of nodes."""
+    return os.path.join(state_dir, "model_images")
+
+
 @contextmanager
 def work_folder(state_dir: str, name: str) -> Iterator[str]:
     """Yield an empty folder for one build; what a build that was cut short left there is removed first."""
-    folder = os.path.join(state_dir, "images", "work", hashlib.sha256(name.encode()).hexdigest()[:16])
+    folder = os.path.join(home(state_dir), "work", hashlib.sha256(name.encode()).hexdigest()[:16])
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder, mode=0o700)
     try:
@@ -49,7 +55,7 @@ def requirements_layer(
 
     `lists` are requirement lists by name, with pinned versions and hashes. They are installed by the base's own Python.
     """
-    keep = os.path.join(state_dir, "images", "layers")
+    keep = os.path.join(home(state_dir), "layers")
     os.makedirs(keep, mode=0o700, exist_ok=True)
     key = hashlib.sha256("\0".join((recipe.base_id, recipe.requirements, installer)).encode()).hexdigest()
     path, facts = os.path.join(keep, key + ".tar"), os.path.join(keep, key + ".json")
@@ -60,7 +66,7 @@ def requirements_layer(
             os.utime(facts)
             return Layer("requirements", known["diff_id"], known["size"], path), known["distributions"]
     distributions = _install(engine, recipe, lists, installer, work)
-    made = tree_layer("requirements", os.path.join(work, "site"), SITE, path + ".partial", strict=False)
+    made = tree_layer("requirements", os.path.join(work, "site"), SITE, os.path.join(work, "requirements.tar"), strict=False)
     os.replace(made.path, path)
     with open(facts + ".partial", "w", encoding="utf-8") as file:
         json.dump({"diff_id": made.diff_id, "size": made.size, "distributions": distributions}, file)
@@ -148,22 +154,24 @@ def bring_in(engine: Engine, recipe: Recipe, base: Mapping[str, Any], layers: Se
         room_for(work, own_size)
         content += [(layer.diff_id, stack.enter_context(open(layer.path, "rb"))) for layer in layers]
         write_archive(path, candidate, config, content)
-    load(engine, path, candidate, image_id(config))
-    return image_id(config)
+    return load(engine, path, candidate, below + [layer.diff_id for layer in layers])
 
 
-def try_out(engine: Engine, recipe: Recipe, candidate: str, *, health_path: str, port: int, seconds: float, example: str | None) -> float:
+def try_out(engine: Engine, recipe: Recipe, candidate: str, *, health_path: str, port: int, seconds: float, example: str | None, memory: int | None) -> float:
     """Start a container of an image as the site would, and return how many seconds it took until it was ready.
 
-    `example` is a request of the Open Inference Protocol that must be answered. Raises ContainerError with what went wrong, and with
+    `example` is a request of the Open Inference Protocol that must be answered. `memory` is what it may use, in bytes; all that the host
+    may still give where it is None, so that what serves is not driven out. Raises ContainerError with what went wrong, and with
     the last lines that the container wrote.
     """
     spec = Spec(candidate, ports=("127.0.0.1:%d:%d" % (port, recipe.port),), health_path=health_path, health_port=recipe.port)
     name = "lepton-try-" + candidate.rpartition(":")[2]
     engine.attempt("rm", "--force", "--volumes", name)
+    limits = Limits(memory=memory or engine.memory_free() // MIB * MIB, restart="no")
     begun = time.monotonic()
     try:
-        engine.create(name, spec, Limits(restart="no"), {})
+        with engine.promising(name, check_limits(limits)):
+            engine.create(name, spec, limits, {})
         engine.ask("start", name)
         engine.wait_healthy(name, spec, seconds)
         ready = time.monotonic() - begun
@@ -191,10 +199,9 @@ def _infer(model: str, port: int, request: str, engine: Engine, name: str) -> No
 
 def forget_layers(engine: Engine, state_dir: str) -> None:
     """Remove kept layers that no image of this engine has any more; the one that was used last stays, for the next build."""
-    keep = os.path.join(state_dir, "images", "layers")
+    keep = os.path.join(home(state_dir), "layers")
     facts = sorted((os.path.join(keep, name) for name in os.listdir(keep) if name.endswith(".json")), key=os.path.getmtime) if os.path.isdir(keep) else []
-    chains = known_chains(engine)
-    identities = engine.ask("images", "--all", "--quiet", "--no-trunc").split() if facts[:-1] and chains else []
+    identities = engine.ask("images", "--all", "--quiet", "--no-trunc").split() if facts[:-1] else []
     found = json.loads(engine.attempt("image", "inspect", *sorted(set(identities))).out or "[]") if identities else []
     used = {diff_id for item in found for diff_id in (item.get("RootFS") or {}).get("Layers") or ()}
     for path in facts[:-1] if used else ():

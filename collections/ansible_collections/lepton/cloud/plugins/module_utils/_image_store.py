@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from ._command import clean
 from ._container import ContainerError
@@ -61,15 +61,24 @@ def known_chains(engine: Engine) -> set[str]:
     return {chain for item in found for chain in chain_ids((item.get("RootFS") or {}).get("Layers") or ())}
 
 
-def load(engine: Engine, path: str, name: str, identity: str) -> None:
-    """Make an archive's image known to an engine, and see that it is the one that was meant; another one does not keep the name."""
+def load(engine: Engine, path: str, name: str, layers: Sequence[str]) -> str:
+    """Make an archive's image known to an engine and return its identity there; one of other layers does not keep the name.
+
+    What an image is called differs between engines (the digest of its configuration, or in containerd's store that of its manifest),
+    what it is made of does not.
+    """
     before = engine.image(name)
     engine.ask("load", "--quiet", "--input", path, seconds=TRANSFER_SECONDS)
     found = engine.image(name)
-    told = "nothing" if found is None else found["Id"]
-    if told != identity:
+    if found is None or layers_of(found) != list(layers):
         engine.attempt(*(("rmi", name) if before is None else ("tag", before["Id"], name)))
-        raise ContainerError("%s was loaded as %s, and not as %s: the archive was damaged on its way" % (name, told, identity))
+        raise ContainerError("%s was loaded, and is not what was sent: the archive was damaged on its way. It was not kept" % name)
+    return str(found["Id"])
+
+
+def layers_of(image: Mapping[str, Any]) -> list[str]:
+    """Return the diff IDs of an image's layers."""
+    return list((image.get("RootFS") or {}).get("Layers") or ())
 
 
 def save(engine: Engine, name: str, path: str) -> None:

@@ -62,6 +62,10 @@ def _check_entry(root: str, path: str) -> None:
             raise ContainerError("source: %s is a link that leads out of the model's folder: put the file itself there" % ascii(path))
     elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise ContainerError("source: %s is neither a file nor a folder" % ascii(path))
+    _check_name(path)
+
+
+def _check_name(path: str) -> None:
     if SECRET_FILE.fullmatch(os.path.basename(path).lower()):
         raise ContainerError("source: %s is a file that people keep secrets in, and everybody who gets the image could read it: take it out" % ascii(path))
 
@@ -74,7 +78,7 @@ def _entry(name: str, kind: bytes, mode: int, size: int = 0) -> tarfile.TarInfo:
 
 def _add_tree(archive: tarfile.TarFile, root: str, target: str, *, strict: bool) -> None:
     for path in [""] if os.path.isfile(root) else walk(root, strict=strict):
-        full = os.path.join(root, path) if path else root
+        full = os.path.join(root, path) if path else os.path.realpath(root)  # a link such as current.onnx stands for its file
         found = os.lstat(full)
         name = target + "/" + path if path else target
         if stat.S_ISLNK(found.st_mode):
@@ -107,6 +111,9 @@ def tree_layer(name: str, root: str, target: str, path: str, *, strict: bool) ->
 
 
 def _tree_layer(root: str, target: str, file: IO[bytes] | None, *, strict: bool) -> str:
+    if strict and os.path.isfile(root):
+        for name in (root, os.path.realpath(root)):
+            _check_name(os.path.basename(name))
     sink: Any = _Digesting(file)
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         inside = target.lstrip("/")

@@ -28,6 +28,7 @@ BALANCERS = "load_balancers"
 SERVICE_LABEL, REVISION_LABEL = "cloud.lepton.service", "cloud.lepton.revision"
 ALL = "all"  # what a failure stops: every other step of the plan, and not only those of its own replica
 WEIGHT, WEIGHT_STEP, LEAST_CHANGE = 100, 10, 20
+LONGEST_FETCH = 1800  # seconds that an image or data may take to come, between two replicas
 UNEVEN = 2  # replicas that one host may have more than another before `balance` moves one
 
 
@@ -138,6 +139,7 @@ def _found(name: str, answers: Answers) -> Iterator[Replica]:
         for host, answer in answers.get(kind.group, {}).items():
             for item in answer.get(kind.known, ()):
                 if item.get("owned", True) and item.get("labels", {}).get(SERVICE_LABEL) == name and pattern.fullmatch(item["name"]):
+                    size = {**item, **(item.get("config") or {})}  # what a node has at its next start is what it was asked to have
                     yield Replica(
                         name=item["name"],
                         host=host,
@@ -147,8 +149,8 @@ def _found(name: str, answers: Answers) -> Iterator[Replica]:
                         port=next((int(port.split(":")[-2]) for port in item[kind.ports]), 0),
                         revision=item["labels"].get(REVISION_LABEL, ""),
                         image_id=item.get("image_id", ""),
-                        cpus=item[kind.cpus],
-                        memory=item["memory"],
+                        cpus=size[kind.cpus],
+                        memory=size["memory"],
                         age=item.get("age_seconds"),
                     )
 
@@ -476,6 +478,9 @@ def adopt_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapp
         if names:
             before_here, after_here = dict(before, proxies=names), dict(after, proxies=[])
             planner.add(title, host, "load_balancer_service", args, before=before_here, after=after_here, group=name)
+        else:  # cut short after the files were written: HAProxy may not have read them
+            del args["replaces"]
+            planner.add("see that %s is served" % name, host, "load_balancer_service", dict(args, version=max(1, scene.version)), group=name)
     planner.up(max(0, count - len(scene.alive())))
     for host, names in replaced.items():
         if names:
@@ -492,7 +497,8 @@ def adopt_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapp
 def _replaced(host: str, answer: Mapping[str, Any], listen_port: int) -> list[str]:
     """Return the proxies that a load balancer's own configuration has for a port."""
     proxies = [
-        Proxy(item["kind"], item["name"], list(item["ports"]), item["default_backend"], list(item["other_backends"])) for item in answer.get("proxies", ())
+        Proxy(item["kind"], item["name"], list(item["ports"]), item["default_backend"], list(item["other_backends"]), lost=list(item["lost"]))
+        for item in answer.get("proxies", ())
     ]
     try:
         return replaced_by(proxies, listen_port)
@@ -546,10 +552,11 @@ def reconcile_service(arguments: Mapping[str, Any], answers: Answers, _declared_
 def _rolling(scene: Scene, service: Service) -> bool:
     """Return whether somebody whose lock cannot be seen, a playbook on another machine, may be in the middle of a change.
 
-    Each replica of a rolling change begins with a new container, and takes no longer than this until the next one or the end.
+    Each replica of a rolling change begins with a new one, and takes no longer than this until the next one or the end. Of nodes it is
+    not known how long they run, so of theirs nothing is assumed.
     """
-    longest = service.start_seconds + service.watch_seconds + service.drain_seconds + service.stop_seconds
-    return any(item.age is not None and item.age < longest for item in scene.alive())
+    longest = LONGEST_FETCH + service.start_seconds + service.watch_seconds + service.drain_seconds + service.stop_seconds
+    return any(item.age is None or item.age < longest for item in scene.alive())
 
 
 def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapping[str, Any]) -> list[Step]:

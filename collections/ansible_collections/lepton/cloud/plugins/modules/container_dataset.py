@@ -84,6 +84,7 @@ import os
 import shutil
 import tarfile
 from contextlib import ExitStack
+from http.client import HTTPException
 from urllib.error import URLError
 
 from ansible.module_utils.basic import AnsibleModule
@@ -122,6 +123,13 @@ def copy(dataset: Dataset, target: str) -> None:
         if name.endswith(ARCHIVES):
             unpack(file, partial, dataset.name)
             os.unlink(file)
+        for folder, folders, files in os.walk(partial):
+            for name in folders:
+                os.chmod(os.path.join(folder, name), 0o755)  # whatever the umask: a replica is nobody in particular
+            for name in files:
+                os.chmod(os.path.join(folder, name), 0o644)
+        os.chmod(partial, 0o755)
+        os.sync()  # before it gets the name by which it counts as whole
         os.rename(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -134,7 +142,7 @@ def fetch(dataset: Dataset, path: str) -> None:
             for chunk in iter(lambda: answer.read(CHUNK), b""):
                 digest.update(chunk)
                 file.write(chunk)
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPException) as error:
         raise DatasetError("%s: %s could not be copied: %s" % (dataset.name, dataset.url, clean(str(error)))) from error
     found = "sha256:" + digest.hexdigest()
     if found != dataset.digest:
@@ -149,10 +157,7 @@ def unpack(path: str, folder: str, name: str) -> None:
                 parts = member.name.split("/")
                 if not (member.isfile() or member.isdir()) or os.path.isabs(member.name) or ".." in parts:
                     raise DatasetError("%s: %s in the archive is neither a file nor a folder of its own" % (name, ascii(member.name[:100])))
-                member.mode = 0o755 if member.isdir() else 0o644
-                member.uid = member.gid = os.getuid()
                 archive.extract(member, folder, set_attrs=False)
-                os.chmod(os.path.join(folder, member.name), member.mode)
     except (tarfile.TarError, EOFError) as error:
         raise DatasetError("%s: the archive cannot be read: %s" % (name, error)) from error
 
@@ -185,6 +190,7 @@ def main() -> None:
                     engine.ask("volume", "create", "--driver=local", *options, "lepton-data-" + dataset.name)
                 else:
                     os.makedirs(home, mode=0o755, exist_ok=True)
+                    os.chmod(home, 0o755)
                     copy(dataset, target)
         module.exit_json(changed=bool(changes), diff=diff_of(changes), changes=[change._asdict() for change in changes], mount=mount_of(dataset, home))
 

@@ -96,7 +96,7 @@ def proxy_result(proxy: Proxy) -> dict:
     """Return a proxy of HAProxy's own configuration."""
     servers = [{"name": server.name, "address": server.address, "port": server.port, "weight": server.weight} for server in proxy.servers]
     shown = {"kind": proxy.kind, "name": clean(proxy.name), "ports": proxy.ports, "default_backend": proxy.default_backend}
-    return dict(shown, other_backends=proxy.other_backends, servers=servers)
+    return dict(shown, other_backends=proxy.other_backends, servers=servers, lost=[clean(word) for word in proxy.lost])
 
 
 def main() -> None:

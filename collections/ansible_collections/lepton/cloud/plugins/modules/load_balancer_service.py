@@ -149,7 +149,10 @@ def give_back(balancer: Balancer, name: str, *, check: bool) -> tuple:
     entry, before = balancer.entry(name), balancer.own_config()
     after = given_back(before, name)
     if entry is None and after == before:
-        return [], False, None
+        left = balancer.runs(name) and not balancer.is_foreign(name)  # cut short before its reload
+        if left and not check:
+            balancer.reload()
+        return [Change("service", "present", "given back")] if left else [], left, None
     if not check:
         balancer.exchange(name, None, after)
         balancer.reload()

@@ -112,6 +112,10 @@ options:
       - How long its trial may take to become ready.
     type: int
     default: 120
+  memory:
+    description:
+      - How much memory its trial may use, with its unit. What the host may still give where it is not given.
+    type: str
   serving:
     description:
       - The server and its requirements. The action plugin brings them along; they are not for playbooks.
@@ -168,6 +172,7 @@ start_seconds:
   sample: 1.8
 """
 
+import hashlib
 import os
 from typing import Any
 
@@ -185,7 +190,7 @@ from ..module_utils._layers import text_digest, tree_digest
 from ..module_utils._ports import free_ports, listening_ports
 from ..module_utils._units import parse_size
 
-LOCK_SECONDS = 5  # a build takes minutes: whoever asks for the same one is told at once
+LOCK_SECONDS = 3600  # a build takes minutes, and those of one host share their layers, so they wait for each other
 
 
 def requirement_lists(params: dict[str, Any]) -> dict[str, str]:
@@ -271,23 +276,34 @@ def build(module: AnsibleModule, engine: Engine, recipe: Recipe) -> dict[str, An
             return {"components": {"distributions": distributions, "packages": base_packages(engine, recipe, work), "recipe": recipe._asdict()}}
         layers = own_layers(layer, params["serving"].get("files") or {}, params["source"], model_target(params), params["sbom"], work)
         check_budget(name, parse_size(params["size_budget"]), base, layers, distributions)
-        candidate = "lepton-candidate:" + recipe.source[-16:]
+        if next(layer.diff_id for layer in layers if layer.name == "model") != recipe.source:
+            raise ContainerError("%s was not built: the files of %s were changed meanwhile. Build it again when they stay" % (name, params["source"]))
+        candidate = "lepton-candidate:" + hashlib.sha256((name + recipe.to_json()).encode()).hexdigest()[:16]
         try:
             identity = bring_in(engine, recipe, base, layers, candidate, work)
             free = free_ports(params["port_range"], ports_in_use(engine.containers(), listening_ports()))
             if not free:
                 raise ContainerError("no port of %s is free on this host for the trial" % params["port_range"])
             seconds = try_out(
-                engine, recipe, candidate, health_path=params["health_path"], port=free[0], seconds=params["wait_seconds"], example=example_of(params)
+                engine,
+                recipe,
+                candidate,
+                health_path=params["health_path"],
+                port=free[0],
+                seconds=params["wait_seconds"],
+                example=example_of(params),
+                memory=None if params["memory"] is None else parse_size(params["memory"]),
             )
             before = engine.image(name)
-            engine.ask("tag", candidate, name)
+            engine.ask("tag", identity, name)
         except ContainerError as error:
             raise ContainerError("%s was not built: %s" % (name, error)) from error
         finally:
             engine.attempt("rmi", candidate)
     if before is not None and before["Id"] != identity and recipe_of(before) is not None:
-        engine.attempt("rmi", before["Id"])  # without force: what a container or another name needs stays
+        left = engine.image(before["Id"])
+        if left is not None and not left.get("RepoTags"):
+            engine.attempt("rmi", before["Id"])  # nothing calls it by a name any more; without force, what a container needs stays
     forget_layers(engine, params["state_dir"])
     return {"start_seconds": seconds, "layers": [{"name": layer.name, "size": layer.size} for layer in layers]}
 
@@ -356,6 +372,7 @@ def main() -> None:
             health_path={"type": "str", "default": "/v2/health/ready"},
             size_budget={"type": "str", "default": "4GiB"},
             wait_seconds={"type": "int", "default": 120},
+            memory={"type": "str"},
             serving={"type": "dict", "default": {}},
             sbom={"type": "str"},
         ),
@@ -366,7 +383,7 @@ def main() -> None:
         if module.check_mode:
             act(module, engine)
         else:
-            with host_lock(lock_dir(module), "image." + check_image(module.params["name"]).replace("/", "_"), LOCK_SECONDS):
+            with host_lock(lock_dir(module), "images", LOCK_SECONDS):
                 act(module, engine)
 
 

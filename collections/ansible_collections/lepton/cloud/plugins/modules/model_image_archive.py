@@ -55,6 +55,12 @@ options:
     type: list
     elements: str
     default: []
+  layers:
+    description:
+      - The layers that it must have when it has arrived, as V(saved) told them.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -64,6 +70,7 @@ EXAMPLES = r"""
     id: sha256:5d20c808ce198565ff70b3ed23a991dd49afac45dece63474b27ce6ed036adc6
     state: saved
     archive: /tmp/sentiment.tar
+  register: saved
 
 - name: Bring it here
   lepton.cloud.model_image_archive:
@@ -71,6 +78,7 @@ EXAMPLES = r"""
     id: sha256:5d20c808ce198565ff70b3ed23a991dd49afac45dece63474b27ce6ed036adc6
     state: loaded
     archive: /tmp/sentiment.tar
+    layers: "{{ hostvars.host1.saved.layers }}"
 """
 
 RETURN = r"""
@@ -84,7 +92,13 @@ path:
   description: The file on the host.
   type: str
   returned: when O(state=saved)
-  sample: /var/lib/lepton/images/transfer/5d20c808/image.tar
+  sample: /var/lib/lepton/model_images/transfer/5d20c808/image.tar
+layers:
+  description: The layers of the image, by diff ID.
+  type: list
+  elements: str
+  returned: when O(state=saved)
+  sample: ["sha256:5d20c808"]
 size:
   description: Bytes that are moved.
   type: int
@@ -103,7 +117,7 @@ from ..module_utils._engine import Engine
 from ..module_utils._engine_module import ENGINE_OPTIONS, engine_of, lock_dir
 from ..module_utils._host_lock import host_lock
 from ..module_utils._image import chain_ids
-from ..module_utils._image_store import load, room_for, save
+from ..module_utils._image_store import layers_of, load, room_for, save
 from ..module_utils._layers import SavedImage, write_archive
 
 LOCK_SECONDS = 600
@@ -116,19 +130,30 @@ def saved(module: AnsibleModule, engine: Engine, folder: str) -> None:
     image = engine.image(name)
     if image is None or image["Id"] != identity:
         raise ContainerError("%s on this host is %s, and not %s: ask again" % (name, "not there" if image is None else image["Id"], identity))
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    room_for(folder, 2 * int(image.get("Size") or 0))
+    room_for(os.path.dirname(folder), 2 * int(image.get("Size") or 0))
+    os.mkdir(folder, 0o700)
     whole, path = os.path.join(folder, "whole.tar"), os.path.join(folder, "image.tar")
-    save(engine, name, whole)
-    with SavedImage(whole) as archive:
-        chains = chain_ids(archive.diff_ids)
-        write_archive(path, name, archive.config, archive.layers_without(set(params["without"]), chains))
-    os.unlink(whole)
-    # With become, the connection's own user fetches what root wrote. sudo says who that is.
+    try:
+        save(engine, name, whole)
+        with SavedImage(whole) as archive:
+            chains = chain_ids(archive.diff_ids)
+            without = set(params["without"])
+            if without & set(chains):
+                write_archive(path, name, archive.config, archive.layers_without(without, chains))
+            else:
+                os.rename(whole, path)  # as the engine itself wrote it
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if os.path.exists(whole):
+        os.unlink(whole)
+    # With become, the connection's own user fetches what root wrote. sudo says who that is. The file first: then nobody else has been
+    # able to change what its name means.
     owner = int(os.environ.get("SUDO_UID") or os.getuid())
-    for part in (folder, path):
-        os.chown(part, owner, -1)
-    module.exit_json(changed=False, changes=[], path=path, size=os.path.getsize(path))
+    os.chown(path, owner, -1, follow_symlinks=False)
+    os.chmod(path, 0o600)
+    os.chown(folder, owner, -1, follow_symlinks=False)
+    module.exit_json(changed=False, changes=[], path=path, size=os.path.getsize(path), layers=layers_of(image))
 
 
 def main() -> None:
@@ -140,23 +165,29 @@ def main() -> None:
             state={"type": "str", "choices": ["saved", "loaded"], "required": True},
             archive={"type": "path", "required": True},
             without={"type": "list", "elements": "str", "default": []},
+            layers={"type": "list", "elements": "str", "default": []},
         ),
         supports_check_mode=True,
     )
     params = module.params
-    folder = os.path.join(params["state_dir"], "images", "transfer", os.path.basename(params["id"].rpartition(":")[2])[:16])
+    home = os.path.join(params["state_dir"], "model_images", "transfer")
+    folder = os.path.join(home, os.path.basename(params["id"].rpartition(":")[2])[:16])
     with engine_of(module) as engine:
         if params["state"] == "saved":
             if module.check_mode:
                 module.exit_json(changed=False, changes=[])
-            shutil.rmtree(folder, ignore_errors=True)
-            saved(module, engine, folder)
+            with host_lock(lock_dir(module), "image-transfer", LOCK_SECONDS):
+                shutil.rmtree(home, ignore_errors=True)  # what was cut short, too
+                for path in (params["state_dir"], os.path.dirname(home), home):
+                    os.makedirs(path, mode=0o711, exist_ok=True)
+                    os.chmod(path, os.stat(path).st_mode | 0o111)  # whatever the umask: the connection's user must get through
+                saved(module, engine, folder)
         found = engine.image(check_image(params["name"]))
         before = None if found is None else found["Id"]
         changes = [] if before == params["id"] else [Change("image", before, params["id"])]
         if changes and not module.check_mode:
             with host_lock(lock_dir(module), "image." + params["name"].replace("/", "_"), LOCK_SECONDS):
-                load(engine, params["archive"], params["name"], params["id"])
+                load(engine, params["archive"], params["name"], params["layers"])
         module.exit_json(changed=bool(changes), diff=diff_of(changes), changes=[change._asdict() for change in changes])
 
 

@@ -93,7 +93,8 @@ def signed_in(params: dict[str, Any], registry: str) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="lepton-") as folder:
         auth = base64.b64encode(("%s:%s" % (params["username"], params["password"])).encode()).decode()
         with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-            json.dump({"auths": {registry: {"auth": auth}} if params["username"] else {}}, file)
+            names = [registry, "https://index.docker.io/v1/"] if registry == "docker.io" else [registry]  # what Docker itself calls it by
+            json.dump({"auths": {name: {"auth": auth} for name in names} if params["username"] else {}}, file)
         yield ["--config", folder]
 
 
