@@ -28,6 +28,7 @@ WHEELS = "/usr/share/python-wheels"  # Debian's python3-pip-whl
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PIP_CONFIG = "/etc/pip.conf"  # where an organisation says which package index is its own
 INSIDE = "/lepton"
+TRIAL, CANDIDATE = "lepton-try-", "lepton-candidate:"  # names of what a build has while it lasts
 TRY_SECONDS = 30  # for one answer of the example
 
 
@@ -157,17 +158,26 @@ def bring_in(engine: Engine, recipe: Recipe, base: Mapping[str, Any], layers: Se
     return load(engine, path, candidate, below + [layer.diff_id for layer in layers])
 
 
+def clear_trials(engine: Engine) -> None:
+    """Remove what builds that were cut short left: their trials, and the passing names of their images. For who holds the builds' lock."""
+    for container in engine.containers():
+        if container.name.startswith(TRIAL):
+            engine.attempt("rm", "--force", "--volumes", container.name)
+    for name in engine.image_ids():
+        if name.startswith(CANDIDATE):
+            engine.attempt("rmi", name)
+
+
 def try_out(engine: Engine, recipe: Recipe, candidate: str, *, health_path: str, port: int, seconds: float, example: str | None, memory: int | None) -> float:
     """Start a container of an image as the site would, and return how many seconds it took until it was ready.
 
-    `example` is a request of the Open Inference Protocol that must be answered. `memory` is what it may use, in bytes; all that the host
-    may still give where it is None, so that what serves is not driven out. Raises ContainerError with what went wrong, and with
-    the last lines that the container wrote.
+    `example` is a request of the Open Inference Protocol that must be answered. `memory` is what it may use, in bytes; half of what the
+    host may still give where it is None, so that what serves is not driven out, and what is started meanwhile finds room. Raises
+    ContainerError with what went wrong, and with the last lines that the container wrote.
     """
     spec = Spec(candidate, ports=("127.0.0.1:%d:%d" % (port, recipe.port),), health_path=health_path, health_port=recipe.port)
-    name = "lepton-try-" + candidate.rpartition(":")[2]
-    engine.attempt("rm", "--force", "--volumes", name)
-    limits = Limits(memory=memory or engine.memory_free() // MIB * MIB, restart="no")
+    name = TRIAL + candidate.rpartition(":")[2]
+    limits = Limits(memory=memory or engine.memory_free() // 2 // MIB * MIB, restart="no")
     begun = time.monotonic()
     try:
         with engine.promising(name, check_limits(limits)):

@@ -114,7 +114,7 @@ options:
     default: 120
   memory:
     description:
-      - How much memory its trial may use, with its unit. What the host may still give where it is not given.
+      - How much memory its trial may use, with its unit. Half of what the host may still give where it is not given.
     type: str
   serving:
     description:
@@ -184,7 +184,7 @@ from ..module_utils._engine import Engine, ports_in_use
 from ..module_utils._engine_module import ENGINE_OPTIONS, engine_of, lock_dir
 from ..module_utils._host_lock import host_lock
 from ..module_utils._image import FRAMEWORKS, MODEL, Recipe, check_budget, check_recipe, differences
-from ..module_utils._image_build import base_packages, bring_in, forget_layers, own_layers, requirements_layer, try_out, work_folder
+from ..module_utils._image_build import CANDIDATE, base_packages, bring_in, clear_trials, forget_layers, own_layers, requirements_layer, try_out, work_folder
 from ..module_utils._image_store import image_result, recipe_of, users_of
 from ..module_utils._layers import text_digest, tree_digest
 from ..module_utils._ports import free_ports, listening_ports
@@ -268,6 +268,7 @@ def build(module: AnsibleModule, engine: Engine, recipe: Recipe) -> dict[str, An
     base = engine.image(recipe.base)
     if base is None:
         raise AssertionError("the base was pulled")
+    clear_trials(engine)
     with work_folder(params["state_dir"], name) as work:
         layer, distributions = None, []
         if lists:
@@ -278,7 +279,7 @@ def build(module: AnsibleModule, engine: Engine, recipe: Recipe) -> dict[str, An
         check_budget(name, parse_size(params["size_budget"]), base, layers, distributions)
         if next(layer.diff_id for layer in layers if layer.name == "model") != recipe.source:
             raise ContainerError("%s was not built: the files of %s were changed meanwhile. Build it again when they stay" % (name, params["source"]))
-        candidate = "lepton-candidate:" + hashlib.sha256((name + recipe.to_json()).encode()).hexdigest()[:16]
+        candidate = CANDIDATE + hashlib.sha256((name + recipe.to_json()).encode()).hexdigest()[:16]
         try:
             identity = bring_in(engine, recipe, base, layers, candidate, work)
             free = free_ports(params["port_range"], ports_in_use(engine.containers(), listening_ports()))
