@@ -24,6 +24,7 @@ global
   maxconn 4000
 defaults
   mode http
+  option idle-close-on-response
   load-server-state-from-file global
   timeout connect 2s
   timeout client 60s

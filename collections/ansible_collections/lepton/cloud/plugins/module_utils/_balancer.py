@@ -87,6 +87,8 @@ def render(entry: Entry, listen_address: str) -> str:
         "# Written by lepton.cloud; what is changed here by hand is lost.",
         "frontend %s" % entry.name,
         "  bind %s:%d" % (listen_address, service.listen_port),
+        # At a reload, an idle connection on which a request is just under way would be reset.
+        "  option idle-close-on-response",
         "  default_backend %s" % entry.name,
         "",
         "backend %s" % entry.name,

@@ -33,7 +33,7 @@ SECTIONS = (
 PROXIES = ("frontend", "backend", "listen")
 # What may stand in a section that is replaced: what a service does as well, or what nobody misses. Everything else would be lost.
 UNDERSTOOD = frozenset({"bind", "default_backend", "server", "balance", "mode", "http-check", "timeout", "log", "retries", "maxconn", "description"})
-OPTIONS_UNDERSTOOD = frozenset({"httpchk", "httplog", "dontlognull", "redispatch", "http-keep-alive", "http-server-close"})
+OPTIONS_UNDERSTOOD = frozenset({"httpchk", "httplog", "dontlognull", "redispatch", "http-keep-alive", "http-server-close", "idle-close-on-response"})
 SERVER_WORDS = frozenset({"check", "inter", "fastinter", "downinter", "rise", "fall", "weight", "maxconn", "on-marked-down", "on-error"})
 BALANCES = frozenset({"roundrobin", "leastconn", "static-rr"})
 
