@@ -124,7 +124,8 @@ UNKNOWN_TO_US: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("ExtraHosts", (None, [])),
     ("VolumesFrom", (None, [])),
 )
-# What an engine leaves to a container that is told nothing of capabilities: https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities
+# What an engine leaves to a container that is told nothing of capabilities:
+# https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities
 DEFAULT_CAPABILITIES = frozenset(
     "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
 )
