@@ -84,6 +84,7 @@ def test_an_image_goes_by_ssh_without_the_layers_that_are_there(hosts: Hosts) ->
     assert size < 100_000
     assert hosts.far.docker("run", "--rm", "--network=none", IMAGE, "python3", "-c", "print('runs')") == "runs"
     again = hosts.playbook("move", image=IMAGE)
+    assert again.returncode == 0, again.stdout
     assert again.stdout.count("changed=0") == 3, again.stdout
     assert not [path for each in (hosts.near, hosts.far) for path in each.folder.rglob("*.tar")]
     assert not list(Path(tempfile.gettempdir()).glob("ansible.*.lepton"))
