@@ -1,4 +1,3 @@
-// SPDX-FileCopyrightText: 2026 The Lepton authors
 // SPDX-License-Identifier: Apache-2.0
 
 // One program that is each of a control plane's servers, by its first word:
@@ -17,7 +16,7 @@ import (
 )
 
 var servers = map[string]func() *cobra.Command{
-	"kube-apiserver":          func() *cobra.Command { return apiserver.NewAPIServerCommand() },
+	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
 	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 }
