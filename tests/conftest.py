@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.kubernetes.cluster import GIVEN, Cluster, build, cluster_missing, start_cluster, stop_cluster
 
 from lepton_ai.operations.catalog import Catalog, load_catalog
 from lepton_ai.paths import builtin_playbooks, sandbox_inventory
@@ -49,6 +50,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         require(engine_missing(), "docker")
     if item.get_closest_marker("postgres"):
         require([] if postgres_programs() else ["initdb"], "postgres")
+    if item.get_closest_marker("kubernetes"):
+        require(cluster_missing(), "kubernetes")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the control plane before the first test, whose time limits are not made for that."""
+    wanted = any(item.get_closest_marker("kubernetes") for item in session.items)
+    if wanted and not session.config.option.collectonly and GIVEN not in os.environ and not cluster_missing():
+        capture, terminal = (session.config.pluginmanager.getplugin(name) for name in ("capturemanager", "terminalreporter"))
+        assert capture is not None
+        assert terminal is not None
+        with capture.global_and_fixture_disabled():
+            build(terminal.write_line)
 
 
 def require(missing: list[str], marker: str) -> None:
@@ -132,6 +146,16 @@ def engine() -> Iterator[Engine]:
     load_models(running, MODELS)
     yield running
     stop_engine(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Kubernetes control plane of the test run's own, with simulated nodes; or the cluster that LEPTON_TEST_KUBECONFIG names."""
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    running = start_cluster(folder)
+    yield running
+    stop_cluster(running)
     shutil.rmtree(folder, ignore_errors=True)
 
 

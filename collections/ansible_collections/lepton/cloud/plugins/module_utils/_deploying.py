@@ -1,0 +1,295 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Planning a change of a deployment by dry runs, applying it, watching its rollout, and bringing back what was there. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping
+
+from ._changes import Change
+from ._cluster import ApiError, Cluster
+from ._cluster_module import autoscaled
+from ._deployment import (
+    applied,
+    changes,
+    conflict_text,
+    extract,
+    is_ours,
+    keep_restart,
+    rollback_target,
+    with_replicas,
+    with_restart,
+    with_template,
+)
+from ._manifest import KINDS, NAME_LABEL, OBJECTS, DeploymentError, Manifest, check_name, manifests
+from ._rollout_status import RolloutStatus, rollout_status, template_of
+
+TRIES = 5  # of an apply, while controllers write the status of the same object
+UNDO_SECONDS = 120  # for what was there before to be ready again
+Report = Callable[[str], None]
+
+
+class Superseded(DeploymentError):
+    """Another change came meanwhile, so this one has nothing to bring back."""
+
+
+@dataclass
+class Apply:
+    """One object: as it is (None: it is not), what is applied, and what a dry run says it becomes."""
+
+    kind: str
+    name: str
+    before: Manifest | None
+    manifest: Manifest
+    after: Manifest
+    changes: list[Change]
+
+
+@dataclass
+class Plan:
+    """What is to be done, in order. `live` is the Deployment as it is."""
+
+    name: str
+    live: Manifest | None
+    applies: list[Apply] = field(default_factory=list)
+    deletes: list[Manifest] = field(default_factory=list)
+    wait: bool = False
+
+    @property
+    def changes(self) -> list[Change]:
+        found = [change for each in self.applies for change in each.changes]
+        return found + [change for each in self.deletes for change in changes(each, None)]
+
+    @property
+    def steps(self) -> list[str]:
+        found = ["apply %s/%s" % (each.kind, each.name) for each in self.applies if each.changes]
+        found += ["delete %s/%s" % (each["kind"], each["metadata"]["name"]) for each in self.deletes]
+        return found + (["wait"] if self.wait and found else [])
+
+
+def make_plan(cluster: Cluster, params: Mapping[str, Any]) -> Plan:
+    """Return the plan that the module's options ask for. Nothing is changed; raises DeploymentError for what cannot be."""
+    name, state = check_name(params["name"]), params["state"]
+    live = cluster.get("Deployment", name)
+    if live is not None and not is_ours(live) and not params["adopt"]:
+        raise DeploymentError("the deployment %s in %s was made by somebody else: say adopt to take it over" % (name, cluster.namespace))
+    if state == "absent":
+        return _plan_removal(cluster, name, live)
+    plan = Plan(name, live, wait=params["wait"])
+    if state == "present" and params["image"] is not None:
+        _plan_deploy(cluster, params, plan)
+        return plan
+    if live is None:
+        raise DeploymentError("there is no deployment %s in %s%s" % (name, cluster.namespace, ": image is needed to make one" if state == "present" else ""))
+    config = _config(live)
+    if state == "present":
+        if params["replicas"] is None:
+            raise DeploymentError("image or replicas is needed: what is to change?")
+        _refuse_autoscaled(live)
+        _plan_apply(cluster, params, plan, with_replicas(config, params["replicas"]), live)
+    elif state == "restarted":
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        _plan_apply(cluster, params, plan, with_restart(config, moment), live)
+    else:
+        target = rollback_target(live, cluster.list("ReplicaSet", "%s=%s" % (NAME_LABEL, name)), params["revision"])
+        if target:
+            template = template_of(target)
+            _plan_apply(cluster, params, plan, with_template(config, template), live)
+            left = changes({**live, "spec": {"template": template}}, {**live, "spec": {"template": template_of(plan.applies[0].after)}})
+            if left:
+                fields = ", ".join(sorted({change.field for change in left}))
+                raise DeploymentError("%s cannot be brought back whole: other managers hold %s. Change these with what made them" % (name, fields))
+    return plan
+
+
+def _config(live: Manifest) -> Manifest:
+    """Return what we applied to a Deployment, with the parts that every change of one needs."""
+    config = extract(live) or applied(live)
+    config.setdefault("spec", {})
+    return config
+
+
+def _refuse_autoscaled(live: Manifest) -> None:
+    if autoscaled(live):
+        raise DeploymentError(
+            "%s has a HorizontalPodAutoscaler, which would undo it: change autoscale in its declaration, and deploy" % live["metadata"]["name"]
+        )
+
+
+def _plan_deploy(cluster: Cluster, params: Mapping[str, Any], plan: Plan) -> None:
+    live = plan.live
+    replicas = _replicas(params, live)
+    objects = manifests(params, replicas)
+    for (kind, name), manifest in objects.items():
+        before = live if kind == "Deployment" else cluster.get(kind, name)
+        if before is not None and not is_ours(before) and not params["adopt"]:
+            raise DeploymentError("the %s %s in %s was made by somebody else: say adopt to take it over" % (kind, name, cluster.namespace))
+        if before is not None and before["metadata"].get("deletionTimestamp"):
+            raise DeploymentError("the %s %s is still being deleted: wait until it is gone" % (kind, name))
+        _plan_apply(cluster, params, plan, keep_restart(manifest, live) if kind == "Deployment" else manifest, before)
+    for reference in ((live or {"metadata": {}})["metadata"].get("annotations") or {}).get(OBJECTS, "").split():
+        kind, _slash, name = reference.partition("/")
+        if kind in KINDS and (kind, name) not in objects:
+            dropped = cluster.get(kind, name)
+            if dropped is not None and is_ours(dropped):
+                plan.deletes.append(dropped)
+
+
+def _replicas(params: Mapping[str, Any], live: Manifest | None) -> int | None:
+    """Return how many pods to ask for, None where that is not ours to say.
+
+    With an autoscaler the number is its own; but giving up a field that only we own would remove it, and one pod would be left
+    (https://kubernetes.io/docs/reference/using-api/server-side-apply/#transferring-ownership).
+    """
+    now = None if live is None else live["spec"].get("replicas", 1)
+    if params["autoscale"]:
+        if params["replicas"] is not None:
+            raise DeploymentError("replicas and autoscale exclude each other: the HorizontalPodAutoscaler gives the number")
+        return now if live is not None and "replicas" in extract(live).get("spec", {}) else None
+    wanted = params["replicas"] if params["replicas"] is not None else params["initial_replicas"] if now is None else now
+    if wanted < 0:
+        raise DeploymentError("replicas: expected 0 or more, not %d" % wanted)
+    return int(wanted)
+
+
+def _plan_apply(cluster: Cluster, params: Mapping[str, Any], plan: Plan, manifest: Manifest, before: Manifest | None) -> None:
+    try:
+        after = cluster.apply(manifest, dry_run=True, force=params["force_conflicts"])
+    except ApiError as error:
+        if error.found:
+            raise DeploymentError(conflict_text("the %s %s" % (manifest["kind"], manifest["metadata"]["name"]), error.found)) from error
+        raise
+    plan.applies.append(Apply(manifest["kind"], manifest["metadata"]["name"], before, manifest, after, changes(before, after)))
+
+
+def _plan_removal(cluster: Cluster, name: str, live: Manifest | None) -> Plan:
+    """What scales it goes first, and what guards its pods after they have ended. Data stays."""
+    plan = Plan(name, live)
+    found = {kind: cluster.get(kind, name) for kind in KINDS if kind not in ("Deployment", "PersistentVolumeClaim")}
+    for kind in ("HorizontalPodAutoscaler", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"):
+        each = live if kind == "Deployment" else found[kind]
+        if each is not None and (kind == "Deployment" or is_ours(each)):
+            cluster.delete(kind, name, each["metadata"]["uid"], dry_run=True)
+            plan.deletes.append(each)
+    return plan
+
+
+def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: Report) -> None:
+    """Do what is planned and wait for it. What fails brings back what was there, where that is asked for, and says so."""
+    deadline = time.monotonic() + params["wait_seconds"]
+    done: list[Apply] = []
+    try:
+        for each in plan.applies:
+            if each.changes:
+                done.append(each)
+                each.after = _apply(cluster, each, force=params["force_conflicts"])
+        for thing in plan.deletes:
+            cluster.delete(thing["kind"], thing["metadata"]["name"], thing["metadata"]["uid"], dry_run=False)
+            if thing["kind"] == "Deployment" and params["wait"]:
+                _wait_gone(cluster, thing, deadline, report)
+    except DeploymentError as error:
+        if params["state"] != "absent" and params["rollback_on_failure"]:
+            raise DeploymentError("%s. %s" % (error, _undo(cluster, plan, done[:-1], report))) from error
+        raise
+    deployments = [each for each in plan.applies if each.kind == "Deployment"]
+    if not (plan.wait and deployments):
+        return
+    status = wait_for(cluster, deployments[0].after, deadline, report)
+    if status.done:
+        return
+    late = "" if status.failed else " and not more within %d s" % params["wait_seconds"]
+    why = "%s: %s%s%s" % (plan.name, status.progress, late, ": " + status.why if status.why else "")
+    if params["rollback_on_failure"] and plan.changes:
+        raise DeploymentError("%s. %s" % (why, _undo(cluster, plan, done, report)))
+    raise DeploymentError(why)
+
+
+def _apply(cluster: Cluster, each: Apply, *, force: bool) -> Manifest:
+    """Apply for real, only if the object still is what was planned for. Controllers write its status all the time, which does not count."""
+    before = each.before
+    for _try in range(TRIES):
+        version = None if before is None else before["metadata"]["resourceVersion"]
+        try:
+            return cluster.apply(each.manifest, dry_run=False, force=force, version=version)
+        except ApiError as error:
+            if error.status != 409 or error.found or before is None:
+                raise
+            now = cluster.get(each.kind, each.name)
+            if now is None or changes(before, now):
+                raise DeploymentError("somebody else changed the %s %s meanwhile: look at it, and ask again" % (each.kind, each.name)) from error
+            before = now
+    raise DeploymentError("the %s %s changes faster than it could be applied: ask again" % (each.kind, each.name))
+
+
+def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Report) -> RolloutStatus:
+    """Watch a rollout to its end, its failure or the deadline, and return how it then stands."""
+    name = deployment["metadata"]["name"]
+    selector = {"label_selector": ",".join("%s=%s" % pair for pair in sorted(deployment["spec"]["selector"]["matchLabels"].items()))}
+    wanted = {"Deployment": {"field_selector": "metadata.name=" + name}, "ReplicaSet": selector, "Pod": selector}
+    known: dict[str, dict[str, Manifest]] = {kind: {} for kind in wanted}
+    status, told = rollout_status({**deployment, "status": {}}), ""
+    for kind, event, thing in cluster.watch(wanted, deadline):
+        if event == "GONE":
+            known[kind].clear()
+            continue
+        if event == "DELETED":
+            known[kind].pop(thing["metadata"]["uid"], None)
+            if kind == "Deployment":
+                raise DeploymentError("the deployment %s was deleted meanwhile" % name)
+        else:
+            known[kind][thing["metadata"]["uid"]] = thing
+        for live in known["Deployment"].values():
+            if template_of(live) != template_of(deployment):
+                raise Superseded("somebody else deployed %s meanwhile: what runs now is theirs, and this did not finish" % name)
+            status = rollout_status(live, known["ReplicaSet"].values(), known["Pod"].values())
+            if (news := "%s %s" % (status.progress, status.why)) != told:
+                report(news.strip())
+                told = news
+            if status.done or status.failed:
+                return status
+    return status
+
+
+def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Report) -> None:
+    """Watch until a Deployment is gone, which by foreground deletion is when its pods are."""
+    metadata = thing["metadata"]
+    wanted = {"Deployment": {"field_selector": "metadata.name=" + metadata["name"], "resource_version": metadata["resourceVersion"]}}
+    report("ending its pods")
+    begun = False
+    for _kind, event, live in cluster.watch(wanted, deadline):
+        if event == "GONE" and begun:  # the watch ended and begins anew
+            now = cluster.get("Deployment", metadata["name"])
+            if now is None or now["metadata"]["uid"] != metadata["uid"]:
+                return
+        elif event == "DELETED" and live["metadata"]["uid"] == metadata["uid"]:
+            return
+        begun = True
+    raise DeploymentError("the pods of %s have not ended in time: they hold it until they have" % metadata["name"])
+
+
+def _undo(cluster: Cluster, plan: Plan, done: list[Apply], report: Report) -> str:
+    """Bring back what was there before, and return in a sentence what that came to."""
+    try:
+        report("bringing back what was there before")
+        for each in reversed(done):
+            if each.before is None:
+                cluster.delete(each.kind, each.name, each.after["metadata"]["uid"], dry_run=False)
+            else:
+                each.after = cluster.apply(applied(each.before), dry_run=False, force=True)
+        for thing in plan.deletes:
+            if thing["kind"] != "Deployment":
+                cluster.apply(applied(thing), dry_run=False, force=True)
+    except DeploymentError as error:
+        return "What was there before could not be brought back: %s" % error
+    if plan.live is None:
+        return "There was none before, so it is deleted again"
+    deployment = next((each.after for each in done if each.kind == "Deployment"), plan.live)
+    try:
+        status = wait_for(cluster, deployment, time.monotonic() + UNDO_SECONDS, report)
+    except DeploymentError as error:
+        return str(error)
+    image = plan.live["spec"]["template"]["spec"]["containers"][0]["image"]
+    return "It is back at %s: %s%s" % (image, status.progress, ": " + status.why if status.why else "")
