@@ -230,7 +230,9 @@ def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Re
     selector = {"label_selector": ",".join("%s=%s" % pair for pair in sorted(deployment["spec"]["selector"]["matchLabels"].items()))}
     wanted = {"Deployment": {"field_selector": "metadata.name=" + name}, "ReplicaSet": selector, "Pod": selector}
     known: dict[str, dict[str, Manifest]] = {kind: {} for kind in wanted}
-    status, told = rollout_status({**deployment, "status": {}}), ""
+    status, told = rollout_status(deployment), ""
+    if status.done:  # as an apply that changed nothing answers
+        return status
     for kind, event, thing in cluster.watch(wanted, deadline):
         if event == "GONE":
             known[kind].clear()
