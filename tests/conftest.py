@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.kubernetes.cluster import GIVEN, Cluster, build, cluster_missing, start_cluster, stop_cluster
 
 from lepton_ai.operations.catalog import Catalog, load_catalog
 from lepton_ai.paths import builtin_playbooks, sandbox_inventory
@@ -31,6 +30,7 @@ from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hype
 from lepton_ai.sandbox.images import MODELS, load_models
 from lepton_ai.sandbox.stand import Stand, link_guest_image, stand, stop_stand
 from lepton_ai.settings import Settings, load_settings
+from tests.kubernetes.cluster import GIVEN, Cluster, build, cluster_missing, start_cluster, stop_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS = {

@@ -92,14 +92,12 @@ class Cluster:
     folder: Path
     kubeconfig: Path
     programs: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    commands: dict[str, Sequence[str | Path]] = field(default_factory=dict)
+    commands: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def kubectl(self, *words: str, given: Any = None) -> str:
         """Return what kubectl prints; `given` is a manifest for its standard input."""
         text = None if given is None else json.dumps(given)
-        done = subprocess.run(
-            ["kubectl", "--kubeconfig", self.kubeconfig, *words], input=text, capture_output=True, text=True, check=False, timeout=60
-        )
+        done = subprocess.run(["kubectl", "--kubeconfig", self.kubeconfig, *words], input=text, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode:
             raise RuntimeError(f"kubectl {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
@@ -175,20 +173,26 @@ def start_cluster(folder: Path, *, nodes: int = 3) -> Cluster:
     etcd, peer = f"http://127.0.0.1:{ports['etcd']}", f"http://127.0.0.1:{ports['peer']}"
     cluster = Cluster(folder, admin)
     key = folder / "sa.key"
+    plane, where = programs / "controlplane", {"kubeconfig": admin, "leader_elect": "false"}
     cluster.commands = {
-        "etcd": ["etcd", "--data-dir", folder / "etcd", "--listen-client-urls", etcd, "--advertise-client-urls", etcd, "--listen-peer-urls", peer]
-        + ["--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}", "--unsafe-no-fsync"],
-        "kube-apiserver": [programs / "controlplane", "kube-apiserver", f"--etcd-servers={etcd}", f"--secure-port={ports['api']}"]
-        + ["--bind-address=127.0.0.1", f"--cert-dir={folder / 'api'}", "--authorization-mode=RBAC", f"--token-auth-file={folder / 'tokens.csv'}"]
-        + [f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}", "--service-account-issuer=https://lepton.test"]
-        + ["--service-cluster-ip-range=10.96.0.0/16", "--feature-gates=WatchList=false"],
-        "kube-controller-manager": [programs / "controlplane", "kube-controller-manager", f"--kubeconfig={admin}", "--leader-elect=false"]
-        + [f"--service-account-private-key-file={key}", "--use-service-account-credentials", f"--secure-port={ports['controllers']}"]
-        + [f"--cert-dir={folder / 'controllers'}"],
-        "kube-scheduler": [programs / "controlplane", "kube-scheduler", f"--kubeconfig={admin}", "--leader-elect=false"]
-        + [f"--secure-port={ports['scheduler']}", f"--cert-dir={folder / 'scheduler'}"],
-        "kwok": [programs / "kwok", f"--kubeconfig={admin}", "--manage-all-nodes=true", f"--config={HERE / 'stages.yaml'}"]
-        + [f"--config={programs / Path(stage).name}" for stage in STAGES],
+        "etcd": _command(
+            "etcd", data_dir=folder / "etcd", listen_client_urls=etcd, advertise_client_urls=etcd, listen_peer_urls=peer,
+            initial_advertise_peer_urls=peer, initial_cluster=f"default={peer}", unsafe_no_fsync="true",
+        ),
+        "kube-apiserver": _command(
+            plane, "kube-apiserver", etcd_servers=etcd, secure_port=ports["api"], bind_address="127.0.0.1", cert_dir=folder / "api",
+            authorization_mode="RBAC", token_auth_file=folder / "tokens.csv", service_account_key_file=key, service_account_signing_key_file=key,
+            service_account_issuer="https://lepton.test", service_cluster_ip_range="10.96.0.0/16", feature_gates="WatchList=false",
+        ),
+        "kube-controller-manager": _command(
+            plane, "kube-controller-manager", **where, service_account_private_key_file=key, use_service_account_credentials="true",
+            secure_port=ports["controllers"], cert_dir=folder / "controllers",
+        ),
+        "kube-scheduler": _command(plane, "kube-scheduler", **where, secure_port=ports["scheduler"], cert_dir=folder / "scheduler"),
+        "kwok": [
+            *_command(programs / "kwok", kubeconfig=admin, manage_all_nodes="true", config=HERE / "stages.yaml"),
+            *(f"--config={programs / Path(stage).name}" for stage in STAGES),
+        ],
     }  # fmt: skip
     try:
         cluster.start("etcd")
@@ -218,6 +222,10 @@ def stop_cluster(cluster: Cluster) -> None:
 def _ready_nodes(cluster: Cluster) -> int:
     conditions = [node.get("status", {}).get("conditions", []) for node in cluster.get("nodes")["items"]]
     return sum(any(item["type"] == "Ready" and item["status"] == "True" for item in found) for found in conditions)
+
+
+def _command(*words: str | Path, **options: object) -> list[str]:
+    return [*map(str, words), *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]
 
 
 def _node(name: str) -> dict[str, Any]:

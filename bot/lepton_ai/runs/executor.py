@@ -237,7 +237,8 @@ def _masked_event(raw: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
     data = raw.get("event_data") or {}
     shown = {name: mask(data.get(name, "")) for name in ("play", "task", "name")}
     kept = {name: data[name] for name in ("host", "ignore_errors", "task_action") if name in data}
-    return {"event": raw.get("event", ""), "event_data": {**shown, **kept, "res": mask(_trimmed(data.get("res")))}}
+    said = mask(_trimmed(raw.get("stdout"))) if raw.get("event") == "verbose" else ""
+    return {"event": raw.get("event", ""), "stdout": said, "event_data": {**shown, **kept, "res": mask(_trimmed(data.get("res")))}}
 
 
 def _trimmed(value: Any) -> Any:

@@ -59,13 +59,14 @@ class EventKind(StrEnum):
     FAILED = "failed"
     UNREACHABLE = "unreachable"
     STATS = "stats"
+    PROGRESS = "progress"
 
 
 @dataclass(frozen=True)
 class RunEvent:
     """One event of a run. `result` is what a module answered; `ignored` marks a failure that the play goes past.
 
-    `action` is the task's module or action plugin.
+    `action` is the task's module or action plugin. `said` is what a task that is under way says of how far it is.
     """
 
     kind: EventKind
@@ -75,6 +76,7 @@ class RunEvent:
     result: Mapping[str, Any] = field(default_factory=dict)
     ignored: bool = False
     action: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True)

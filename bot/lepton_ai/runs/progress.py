@@ -17,6 +17,8 @@ from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
 LONGEST = 4000  # characters of one text that is kept
 MOST = 2000  # entries of one list that are kept
 PLANNER = "lepton.cloud.plan"
+SAID = "lepton progress: "  # begins what the action plugin model_deployment displays
+LONGEST_SAID = 300
 DEEPEST = 12  # levels of a result
 _HOST_KINDS = {
     "runner_on_ok": EventKind.OK,
@@ -27,7 +29,7 @@ _HOST_KINDS = {
 _ANSWER_TYPES: dict[str, type] = {
     "nodes": list, "host": dict, "capacity": dict, "console": str, "node": dict, "images": list,
     "containers": list, "container": dict, "room": dict, "container_images": dict, "log": str, "services": list, "service": dict, "server": dict,
-    "model_images": list, "image": dict, "start_seconds": float,
+    "deployments": list, "deployment": dict, "model_images": list, "image": dict, "start_seconds": float,
 }  # fmt: skip
 
 
@@ -41,6 +43,9 @@ def read_event(event: Mapping[str, Any]) -> RunEvent | None:
         return RunEvent(EventKind.TASK, play=_cut(data.get("play", "")), task=_cut(data.get("name", "")))
     if kind == "playbook_on_stats":
         return RunEvent(EventKind.STATS)
+    if kind == "verbose":  # what Ansible displays besides: ours says so
+        said = str(event.get("stdout") or "").strip()
+        return RunEvent(EventKind.PROGRESS, said=_cut(said.removeprefix(SAID))[:LONGEST_SAID]) if said.startswith(SAID) else None
     if kind in _HOST_KINDS:
         answered = data.get("res")
         result: dict[str, Any] = answered if isinstance(answered, dict) else {}
@@ -82,9 +87,10 @@ def bounded(value: Any, depth: int = DEEPEST) -> Any:
 
 @dataclass
 class Task:
-    """One task of a playbook, and how it went on each host so far."""
+    """One task of a playbook, how it went on each host so far, and what it says while it is under way."""
 
     name: str
+    said: str = ""
     hosts: dict[str, str] = field(default_factory=dict)
 
 
@@ -115,6 +121,8 @@ class Progress:
             self.tasks_begun += 1
             if len(self.begun_tasks) < MOST:
                 self.begun_tasks.append(Task(event.task))
+        elif event.kind is EventKind.PROGRESS and self.begun_tasks:
+            self.begun_tasks[-1].said = event.said
         elif event.kind in (EventKind.FAILED, EventKind.UNREACHABLE):
             self.hosts[event.host] = event.kind.value
             if not event.ignored:

@@ -20,8 +20,9 @@ LOOKS = {
     "host.show": ("capacity", "host", "nodes", "images"),
     "container.list": ("containers", "room", "container_images"),
     "service.list": ("services",),
+    "deployment.show": ("deployments",),
 }
-NAMED = {"node": "nodes", "container": "containers", "service": "services"}
+NAMED = {"node": "nodes", "container": "containers", "service": "services", "deployment": "deployments"}
 IMAGES = {"image": "images", "container_image": "container_images"}
 FRESH_SECONDS = 15.0  # what is older is asked for again, behind the answer
 FIRST_SECONDS = 0.8  # how long the very first answer may wait

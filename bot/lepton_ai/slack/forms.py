@@ -19,7 +19,7 @@ from lepton_ai.slack.limits import HINT_LIMIT, ID_LIMIT, INPUT_LIMIT, OPTION_TEX
 
 FORM, PICK = "operation_form", "operation_pick"
 CHOOSE = "choose_"  # and the kind: the action of a select over the live inventory
-LIVE_KINDS = frozenset({"node", "host", "image", "service", "container", "container_image"})
+LIVE_KINDS = frozenset({"node", "host", "image", "service", "container", "container_image", "deployment"})
 MODE, REASON = "lepton-mode", "lepton-reason"  # no option can be called so
 YES = "yes"
 BOOLEANS_TRUE = frozenset(str(value).lower() for value in ANSIBLES_TRUE)

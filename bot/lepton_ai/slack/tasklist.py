@@ -50,6 +50,7 @@ def _chunk(number: int, task: Task, *, current: bool, run: Run) -> Chunk:
     cut = not current and not hosts and run.state.final and run.state is not State.SUCCEEDED  # it was under way when the run ended
     status = "in_progress" if current else "error" if wrong or cut else "complete"
     title = (task.name or "a task") + (f" · {len(hosts)} hosts done" if current and len(hosts) > 1 else "")
+    title += f" · {task.said}" if current and task.said else ""
     chunk = {"type": "task_update", "id": f"{run.id}-{number}", "title": shortened(title, TASK_LIMIT), "status": status}
     return {**chunk, "details": shortened(_in_words(hosts), TASK_LIMIT)} if hosts and not current else chunk
 

@@ -33,6 +33,7 @@ MOST_HOSTS = 10
 MOST_CONSOLES = 3
 BAR = 10  # characters of a progress bar
 ROOM_FIELDS = {"cpus", "cpus_free", "memory", "memory_free"}
+DEPLOYMENT_FIELDS = frozenset({"name", "namespace", "ready", "replicas", "state", "image", "revision"})
 CONTAINER_FIELDS = {"name", "state", "image", "cpus", "memory", "owned"}
 IMAGE_FIELDS = {"name", "size", "model", "version", "framework", "owned"}
 SERVICE_FIELDS = {"name", "replicas", "declaration", "servers", "counters"}
@@ -187,7 +188,9 @@ def _status(run: Run, progress: Progress | None) -> str:
         if progress is None or not progress.task:
             return f"running · {elapsed}"
         hosts = _hosts({host: state for host, state in dict(progress.hosts).items() if host != HERE})
-        return f"running · {elapsed} · {_bar(progress)}{escape(progress.task)}" + (f"\n{hosts}" if hosts else "")
+        said = progress.begun_tasks[-1].said if progress.begun_tasks else ""
+        task = f"{progress.task} · {said}" if said and progress.task == progress.begun_tasks[-1].name else progress.task
+        return f"running · {elapsed} · {_bar(progress)}{escape(task)}" + (f"\n{hosts}" if hosts else "")
     took = f"{(run.finished or run.created) - (run.started or run.created):.1f} s"
     if run.state is State.SUCCEEDED:
         return f"*{_outcome(run, result_of(run))}* · {took}"
@@ -293,7 +296,7 @@ def inventory_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]
             [node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes
         ]
         tables.append(_table(rows))
-    tables += _container_tables(answers) + _image_tables(answers) + _service_tables(answers)
+    tables += _container_tables(answers) + _image_tables(answers) + _service_tables(answers) + _deployment_tables(answers)
     return tables
 
 
@@ -345,6 +348,27 @@ def _service_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]
             words = [server["name"], host, server["state"], server.get("status", "-"), str(server["weight"]), str(server.get("sessions", "-"))]
             servers.append([*words, *_counts(server), str(server.get("response_ms", "-"))])
     return [_table(rows), _table(servers)] if len(servers) > 1 else [_table(rows)]
+
+
+def _deployment_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return a line for each deployment on each cluster; of one that was asked for in full also its revisions and pods."""
+    found = [(host, item) for host, answer in sorted(answers.items()) for item in answer.get("deployments", ()) if set(item) >= DEPLOYMENT_FIELDS]
+    if not found:
+        return []
+    rows = [["DEPLOYMENT", "CLUSTER", "NAMESPACE", "READY", "STATE", "IMAGE", "REVISION"]]
+    for host, item in found:
+        rows.append([item["name"], host, item["namespace"], f"{item['ready']} of {item['replicas']}", item["state"], item["image"], str(item["revision"])])
+    tables = [_table(rows)]
+    tables += [[f"{item['name']}: {line}" for line in str(item["why"]).splitlines()] for _host, item in found if item.get("why")]
+    for _host, item in found:
+        if "revisions" in item and "pods" in item:
+            revisions = [["REVISION", "IMAGE", "PODS"], *([str(each["revision"]), each["image"], str(each["pods"])] for each in item["revisions"])]
+            pods = [["POD", "STATE", "READY", "RESTARTS", "NODE", "REVISION"]]
+            for pod in item["pods"]:
+                ready = "yes" if pod["ready"] else "no"
+                pods.append([pod["name"], pod["state"], ready, str(pod["restarts"]), str(pod["node"] or "-"), str(pod["revision"])])
+            tables += [_table(table) for table in (revisions, pods) if len(table) > 1]
+    return tables
 
 
 def _counts(counted: Mapping[str, Any]) -> list[str]:

@@ -27,10 +27,12 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = dict(self._task.args)
-        declared = args.pop("declaration", None) or {}
-        if not isinstance(declared, dict):
-            raise AnsibleActionFail("declaration: expected a mapping of options, not %s" % type(declared).__name__)
-        args = {**declared, **args}
+        declared = args.pop("declaration", None)
+        if declared is not None:
+            if not isinstance(declared, dict):
+                raise AnsibleActionFail("declaration: expected a mapping of options, not %s" % type(declared).__name__)
+            begins = {"initial_replicas": declared["replicas"]} if "replicas" in declared else {}
+            args = {**{name: value for name, value in declared.items() if name != "replicas"}, **begins, "complete": True, **args}
         if self._connection.transport != "local":  # a FIFO does not reach farther
             result.update(self._execute_module(module_args=args, task_vars=task_vars))
             return result

@@ -17,8 +17,9 @@ from ._manifest import MANAGER, DeploymentError, Manifest
 
 try:
     import urllib3
-    from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
+
+    from kubernetes import client, config
 except ImportError:  # the module says so
     client = None
 

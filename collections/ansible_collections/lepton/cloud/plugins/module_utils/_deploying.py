@@ -20,11 +20,11 @@ from ._deployment import (
     is_ours,
     keep_restart,
     rollback_target,
+    rolled_back,
     with_replicas,
     with_restart,
-    with_template,
 )
-from ._manifest import KINDS, NAME_LABEL, OBJECTS, DeploymentError, Manifest, check_name, manifests
+from ._manifest import KINDS, NAME_LABEL, OBJECTS, DeploymentError, Manifest, check_name, given_options, manifests, stored_options
 from ._rollout_status import RolloutStatus, rollout_status, template_of
 
 TRIES = 5  # of an apply, while controllers write the status of the same object
@@ -79,16 +79,16 @@ def make_plan(cluster: Cluster, params: Mapping[str, Any]) -> Plan:
     if state == "absent":
         return _plan_removal(cluster, name, live)
     plan = Plan(name, live, wait=params["wait"])
-    if state == "present" and params["image"] is not None:
-        _plan_deploy(cluster, params, plan)
+    options = given_options(params)
+    if state == "present" and (options or live is None):
+        _plan_deploy(cluster, params, options, plan)
         return plan
     if live is None:
-        raise DeploymentError("there is no deployment %s in %s%s" % (name, cluster.namespace, ": image is needed to make one" if state == "present" else ""))
-    config = _config(live)
+        raise DeploymentError("there is no deployment %s in %s" % (name, cluster.namespace))
+    config = extract(live) or applied(live)
+    config.setdefault("spec", {})
     if state == "present":
-        if params["replicas"] is None:
-            raise DeploymentError("image or replicas is needed: what is to change?")
-        _refuse_autoscaled(live)
+        _check_scaling(live, params["replicas"])
         _plan_apply(cluster, params, plan, with_replicas(config, params["replicas"]), live)
     elif state == "restarted":
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -96,33 +96,29 @@ def make_plan(cluster: Cluster, params: Mapping[str, Any]) -> Plan:
     else:
         target = rollback_target(live, cluster.list("ReplicaSet", "%s=%s" % (NAME_LABEL, name)), params["revision"])
         if target:
-            template = template_of(target)
-            _plan_apply(cluster, params, plan, with_template(config, template), live)
-            left = changes({**live, "spec": {"template": template}}, {**live, "spec": {"template": template_of(plan.applies[0].after)}})
+            _plan_apply(cluster, params, plan, rolled_back(config, target), live)
+            wanted, becomes = ({**live, "spec": {"template": template_of(each)}} for each in (target, plan.applies[0].after))
+            left = changes(wanted, becomes)
             if left:
                 fields = ", ".join(sorted({change.field for change in left}))
                 raise DeploymentError("%s cannot be brought back whole: other managers hold %s. Change these with what made them" % (name, fields))
     return plan
 
 
-def _config(live: Manifest) -> Manifest:
-    """Return what we applied to a Deployment, with the parts that every change of one needs."""
-    config = extract(live) or applied(live)
-    config.setdefault("spec", {})
-    return config
-
-
-def _refuse_autoscaled(live: Manifest) -> None:
+def _check_scaling(live: Manifest, replicas: int | None) -> None:
+    name = live["metadata"]["name"]
+    if replicas is None:
+        raise DeploymentError("%s: what is to change? Nothing is given, neither replicas nor an option that describes it" % name)
+    if replicas < 0:
+        raise DeploymentError("replicas: expected 0 or more, not %d" % replicas)
     if autoscaled(live):
-        raise DeploymentError(
-            "%s has a HorizontalPodAutoscaler, which would undo it: change autoscale in its declaration, and deploy" % live["metadata"]["name"]
-        )
+        raise DeploymentError("%s has a HorizontalPodAutoscaler, which would undo it: change its autoscale in place of replicas" % name)
 
 
-def _plan_deploy(cluster: Cluster, params: Mapping[str, Any], plan: Plan) -> None:
+def _plan_deploy(cluster: Cluster, params: Mapping[str, Any], given: Mapping[str, Any], plan: Plan) -> None:
     live = plan.live
-    replicas = _replicas(params, live)
-    objects = manifests(params, replicas)
+    options = {**({} if params["complete"] else stored_options(live)), **given}
+    objects = manifests(plan.name, options, _replicas(params, options, live))
     for (kind, name), manifest in objects.items():
         before = live if kind == "Deployment" else cluster.get(kind, name)
         if before is not None and not is_ours(before) and not params["adopt"]:
@@ -138,14 +134,14 @@ def _plan_deploy(cluster: Cluster, params: Mapping[str, Any], plan: Plan) -> Non
                 plan.deletes.append(dropped)
 
 
-def _replicas(params: Mapping[str, Any], live: Manifest | None) -> int | None:
+def _replicas(params: Mapping[str, Any], options: Mapping[str, Any], live: Manifest | None) -> int | None:
     """Return how many pods to ask for, None where that is not ours to say.
 
     With an autoscaler the number is its own; but giving up a field that only we own would remove it, and one pod would be left
     (https://kubernetes.io/docs/reference/using-api/server-side-apply/#transferring-ownership).
     """
     now = None if live is None else live["spec"].get("replicas", 1)
-    if params["autoscale"]:
+    if options.get("autoscale"):
         if params["replicas"] is not None:
             raise DeploymentError("replicas and autoscale exclude each other: the HorizontalPodAutoscaler gives the number")
         return now if live is not None and "replicas" in extract(live).get("spec", {}) else None

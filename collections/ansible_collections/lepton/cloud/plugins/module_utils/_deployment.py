@@ -12,10 +12,10 @@ import json
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ._changes import Change
-from ._manifest import MANAGER, OBJECTS, OURS_LABEL, RESTARTED, DeploymentError, Manifest
+from ._manifest import AROUND, MANAGER, OBJECTS, OPTIONS, OURS_LABEL, RESTARTED, DeploymentError, Manifest, stored_options
 from ._rollout_status import REVISION, owned, revision_of, template_of
 
-NOISE = (REVISION, OBJECTS, "kubectl.kubernetes.io/last-applied-configuration")
+NOISE = (REVISION, OBJECTS, OPTIONS, "kubectl.kubernetes.io/last-applied-configuration")
 # Where people look for a field, in place of where Kubernetes has it.
 SHORTER = (("template.spec.containers[model].", ""), ("template.spec.", "pod."), ("template.metadata.", "pod."))
 
@@ -87,8 +87,18 @@ def with_replicas(config: Mapping[str, Any], replicas: int) -> Manifest:
     return {**config, "spec": {**config["spec"], "replicas": replicas}}
 
 
-def with_template(config: Mapping[str, Any], template: Mapping[str, Any]) -> Manifest:
-    return {**config, "spec": {**config["spec"], "template": template}}
+def rolled_back(config: Mapping[str, Any], replica_set: Mapping[str, Any]) -> Manifest:
+    """Return a Deployment's configuration with the template of an earlier revision, and with the options that described it.
+
+    The deployment controller gives each ReplicaSet the annotations that its Deployment then had.
+    """
+    then, now = stored_options(replica_set), stored_options(config)
+    options = {option: value for option, value in then.items() if option not in AROUND}
+    options.update({option: value for option, value in now.items() if option in AROUND})
+    metadata = dict(config["metadata"])
+    if then:
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), OPTIONS: json.dumps(options, sort_keys=True, separators=(",", ":"))}
+    return {**config, "metadata": metadata, "spec": {**config["spec"], "template": template_of(replica_set)}}
 
 
 def rollback_target(deployment: Mapping[str, Any], replica_sets: Iterable[Mapping[str, Any]], revision: int | None) -> Mapping[str, Any]:
@@ -125,10 +135,8 @@ def changes(live: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> 
             return [Change(kind, "there" if live else None, "there" if after else None)]
     before, wanted = (({} if each is None else _flat(_comparable(each))) for each in (live, after))
     kind = str((after or live or {})["kind"])
-    found = []
-    for field in sorted({**before, **wanted}):
-        if before.get(field) != wanted.get(field):
-            found.append(Change(_short(kind, field), before.get(field), wanted.get(field)))
+    differing = [field for field in sorted({**before, **wanted}) if before.get(field) != wanted.get(field)]
+    found = [Change(_short(kind, field), before.get(field), wanted.get(field)) for field in differing]
     if live is None or after is None:  # of what comes or goes as a whole, what tells it from others
         return [change for change in found if change.field in SUMMARY] or found
     return found

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any, Mapping
@@ -18,8 +19,20 @@ MANAGER = "lepton"
 NAME_LABEL = "app.kubernetes.io/name"
 OURS_LABEL = "app.kubernetes.io/managed-by"
 OBJECTS = "cloud.lepton/objects"  # the kinds beside the Deployment that were made for it
+OPTIONS = "cloud.lepton/options"  # what was asked for, so that the next who asks need not say it again
 RESTARTED = "cloud.lepton/restartedAt"
 PROBE_SECONDS = 5
+# What a rollback leaves as it is, since no revision of the pods' template has it.
+AROUND = (
+    "allow_from", "autoscale", "max_surge", "max_unavailable", "min_available", "revision_history", "service_port", "service_type",
+)  # fmt: skip
+# What describes a deployment, of the module's options; the others say what is done with it.
+DESCRIBING = AROUND + (
+    "command", "config_maps", "cpus", "drain_seconds", "environment", "environment_from", "environment_secrets", "gpu_resource", "gpus",
+    "health_path", "image", "image_pull_secrets", "labels", "live_path", "memory", "merge", "node_selector", "own_service_account", "port",
+    "priority_class", "read_only", "secrets", "service_account", "shm_size", "spread", "start_seconds", "stop_seconds", "tolerations", "user",
+    "volumes",
+)  # fmt: skip
 # In the order in which they are made: what pods need comes before their Deployment, what scales it after.
 KINDS = {
     "ServiceAccount": "v1",
@@ -47,14 +60,15 @@ def check_name(name: str) -> str:
     return name
 
 
-def manifests(options: Mapping[str, Any], replicas: int | None) -> dict[tuple[str, str], Manifest]:
+def manifests(name: str, given: Mapping[str, Any], replicas: int | None) -> dict[tuple[str, str], Manifest]:
     """Return the objects that the options describe, by (kind, name) and in the order in which they are made.
 
-    `options` are those of the module, with what is not given left out or None. `replicas` None leaves the number to whoever owns it.
+    `given` are those options of the module that describe a deployment. `replicas` None leaves the number to whoever owns it.
     Raises DeploymentError that names the option.
     """
-    name = check_name(options["name"])
-    given = {option: value for option, value in options.items() if value is not None}
+    check_name(name)
+    if "image" not in given:
+        raise DeploymentError("there is no deployment %s yet: image is needed to make one" % name)
     made = [
         _service_account(name) if given.get("own_service_account") else None,
         *(_claim(name, volume) for volume in given.get("volumes", ()) if volume.get("size")),
@@ -75,12 +89,29 @@ def manifests(options: Mapping[str, Any], replicas: int | None) -> dict[tuple[st
     if missing:
         raise DeploymentError("merge: no %s is made here, so nothing can be merged into one" % missing[0])
     companions = ["%s/%s" % key for key in objects if key[0] not in ("Deployment", "PersistentVolumeClaim")]
-    objects["Deployment", name]["metadata"].setdefault("annotations", {})[OBJECTS] = " ".join(companions)
+    objects["Deployment", name]["metadata"].setdefault("annotations", {}).update(
+        {OBJECTS: " ".join(companions), OPTIONS: json.dumps(given, sort_keys=True, separators=(",", ":"))}
+    )
     for (kind, called), each in objects.items():  # what identifies them, a merge does not get to change
         metadata = each["metadata"]
         if (each["kind"], each["apiVersion"], metadata["name"]) != (kind, KINDS[kind], called) or metadata["labels"].get(OURS_LABEL) != MANAGER:
             raise DeploymentError("merge: kind, apiVersion, name and the label %s of a %s are given by this module" % (OURS_LABEL, kind))
     return objects
+
+
+def given_options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the module's options that describe a deployment and were given."""
+    return {option: params[option] for option in DESCRIBING if params[option] is not None}
+
+
+def stored_options(thing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the options that a Deployment was last deployed with, or a ReplicaSet of it; none where they are not known."""
+    text = ((thing or {"metadata": {}})["metadata"].get("annotations") or {}).get(OPTIONS)
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = {}
+    return {option: value for option, value in found.items() if option in DESCRIBING} if isinstance(found, dict) else {}
 
 
 def merged(base: Any, part: Any) -> Any:
@@ -173,7 +204,7 @@ def _autoscaler(name: str, autoscale: Mapping[str, Any]) -> Manifest:
 def _deployment(name: str, given: Mapping[str, Any], replicas: int | None) -> Manifest:
     start, drain, stop = (given.get(option, default) for option, default in (("start_seconds", 300), ("drain_seconds", 10), ("stop_seconds", 20)))
     pod: dict[str, Any] = {
-        "containers": [_container(name, given, start, drain)],
+        "containers": [_container(given, start, drain)],
         "terminationGracePeriodSeconds": drain + stop,
         "automountServiceAccountToken": bool(given.get("service_account")) and not given.get("own_service_account"),
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
@@ -219,7 +250,7 @@ def _share(given: Mapping[str, Any], option: str, default: str) -> int | str:
     return text if text.endswith("%") else int(text)
 
 
-def _container(name: str, given: Mapping[str, Any], start: int, drain: int) -> dict[str, Any]:
+def _container(given: Mapping[str, Any], start: int, drain: int) -> dict[str, Any]:
     if not IMAGE.fullmatch(given["image"]):
         raise DeploymentError("image: %s is not the name of an image" % ascii(given["image"][:80]))
     read_only = given.get("read_only", True)

@@ -19,6 +19,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ._container import check_image
 from ._container import check_name as check_container
+from ._manifest import check_name as check_deployment
 from ._node import check_name
 from ._service import check_name as check_service
 from ._units import format_size, parse_size
@@ -26,7 +27,10 @@ from ._units import format_size, parse_size
 RISKS = ("read", "change", "destroy")
 PLANS = ("check", "planner", "none")
 RERUNS = ("safe", "never")
-KINDS = ("node", "host", "image", "size", "new_node", "service", "new_service", "container", "new_container", "container_image", "model")
+KINDS = (
+    "node", "host", "image", "size", "new_node", "service", "new_service", "container", "new_container", "container_image", "model",
+    "deployment", "new_deployment", "cluster",
+)  # fmt: skip
 TYPES = ("str", "int", "float", "bool", "list", "dict", "path")
 LEPTON_KEYS = frozenset({"risk", "locks", "targets", "plan", "rerun", "timeout", "kinds", "positional", "per_host", "undo"})
 RULES = ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")
@@ -248,6 +252,8 @@ def _of_kind(kind: str, value: str) -> str:
         return check_service(value)
     if kind in ("container", "new_container"):
         return check_container(value)
+    if kind in ("deployment", "new_deployment"):
+        return check_deployment(value)
     if kind == "container_image":
         return check_image(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", value):

@@ -16,11 +16,13 @@ class PlacementError(ValueError):
     """There is no such host; the text says what each host answered."""
 
 
-def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "node") -> str:
-    """Return the one host that has the node, or the container.
+def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "node", host: str | None = None) -> str:
+    """Return the one host that has the node, the container or the deployment; with `host`, that one, if it does.
 
-    `answers` holds what each host answered, with `nodes` or `containers` of its own making; without them, it did not answer.
+    `answers` holds what each host answered, with `nodes`, `containers` or `deployments` of its own making; without them, it did not answer.
     """
+    if host is not None:
+        answers = {_named(host, answers): answers[host]}
     silent = _silent(answers, kind)
     found = _having(name, answers, kind)
     if len(found) > 1:
@@ -29,6 +31,26 @@ def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "nod
         asked = ", ".join(sorted(set(answers) - set(silent))) or "none"
         raise PlacementError("no host has a %s %s (asked %s)%s" % (kind, ascii(name[:64])[1:-1], asked, _may_have_it(silent, answers)))
     return found[0]
+
+
+def choose(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str, host: str | None, group: str) -> str:
+    """Return where something goes that may be there already: to the host that has it, else to the one that is named, else to the only one."""
+    if host is not None:
+        return _named(host, answers)
+    if _having(name, answers, kind):
+        return locate(name, answers, kind)
+    silent = _silent(answers, kind)
+    if silent:
+        raise PlacementError("it cannot be told where %s is to go%s" % (ascii(name[:64])[1:-1], _may_have_it(silent, answers)))
+    if len(answers) != 1:
+        raise PlacementError("several hosts of %s could have %s: name one of %s" % (group, ascii(name[:64])[1:-1], ", ".join(sorted(answers))))
+    return next(iter(answers))
+
+
+def _named(host: str, answers: Mapping[str, Any]) -> str:
+    if host not in answers:
+        raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
+    return host
 
 
 def _having(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str) -> list[str]:
@@ -50,8 +72,8 @@ def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapp
     did not answer. The host with most free memory is chosen; ties go to the first name.
     """
     having = _having(node, answers, "node")
-    if host is not None and host not in answers:
-        raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
+    if host is not None:
+        _named(host, answers)
     if having:
         if host is not None and having != [host]:
             raise PlacementError("a node %s exists already on %s" % (node, ", ".join(having)))
@@ -101,8 +123,8 @@ def place_container(name: str, *, image: str | None, cpus: float, memory: int, h
     `answers` holds what each host answered to M(lepton.cloud.container_host_info), empty for a host that did not answer.
     """
     having = _having(name, answers, "container")
-    if host is not None and host not in answers:
-        raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
+    if host is not None:
+        _named(host, answers)
     if having:
         if host is not None and having != [host]:
             raise PlacementError("a container %s exists already on %s" % (name, ", ".join(having)))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: locate
-short_description: Find the one host that has a node or a container
+short_description: Find the one host that has a node, a container or a deployment
 version_added: 0.1.0
 author:
   - Lepton contributors (@lepton-cloud)
 description:
-  - Looks in what every host of the play answered to M(lepton.cloud.virtual_node_info) or M(lepton.cloud.container_host_info).
+  - Looks in what every host of the play answered to M(lepton.cloud.virtual_node_info), M(lepton.cloud.container_host_info) or
+    M(lepton.cloud.model_deployment_info).
   - That no host has it, or that several do, is an error.
 extends_documentation_fragment:
   - lepton.cloud.attributes
@@ -21,14 +22,14 @@ extends_documentation_fragment:
 options:
   name:
     description:
-      - The name of the node or container.
+      - The name of the node, container or deployment.
     type: str
     required: true
   kind:
     description:
       - What is looked for.
     type: str
-    choices: [node, container]
+    choices: [node, container, deployment]
     default: node
   group:
     description:
@@ -40,6 +41,15 @@ options:
       - Name of the variable in which every host registered its answer.
     type: str
     required: true
+  host:
+    description:
+      - Only this host is meant.
+    type: str
+  new:
+    description:
+      - It may be that no host has it yet. Then the answer is O(host), or the only host of the group.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""

@@ -15,7 +15,7 @@ author:
 description:
   - Applies a Deployment on the API server's side as field manager C(lepton), with its Service, and where asked what else belongs to it,
     and watches until it is rolled out.
-  - With O(image) the options are all that is wanted, and what they do not say has its default. Without it only O(replicas) is changed.
+  - What an option does not say stays as it is, unless O(complete) or a O(declaration) says that it is all that is wanted.
   - Everything is applied as a dry run first. Check mode is that dry run, and the difference is the one between what is there and its
     result, so that neither defaults nor status show in it.
   - Fields that another manager has set otherwise are not overwritten unless O(force_conflicts). Objects that were made by somebody else
@@ -48,11 +48,17 @@ options:
     default: present
   declaration:
     description:
-      - Any of these options as a mapping, such as from the inventory. Those given beside it win.
+      - Any of these options as a mapping, such as from the inventory, and all that is wanted. Those given beside it win.
+      - Its number of replicas is what a new Deployment begins with. Afterwards there are as many as were last asked for.
     type: dict
+  complete:
+    description:
+      - The options describe all that is wanted, so what they do not say is as for a new Deployment.
+    type: bool
+    default: false
   image:
     description:
-      - The image.
+      - The image. Needed to deploy what is not there.
     type: str
   replicas:
     description:
@@ -110,10 +116,9 @@ options:
     type: int
   service_type:
     description:
-      - The Service's type.
+      - The Service's type. V(ClusterIP) for a new one.
     type: str
     choices: [ClusterIP, NodePort, LoadBalancer]
-    default: ClusterIP
   health_path:
     description:
       - Path that answers 2xx when the model can serve, such as V(/v2/health/ready).
@@ -124,19 +129,16 @@ options:
     type: str
   start_seconds:
     description:
-      - How long the model may take to load.
+      - How long the model may take to load. V(300) for a new one.
     type: int
-    default: 300
   drain_seconds:
     description:
-      - How long a pod that is to end goes on to serve, while load balancers take note.
+      - How long a pod that is to end goes on to serve, while load balancers take note. V(10) for a new one.
     type: int
-    default: 10
   stop_seconds:
     description:
-      - How long it may take to end after that, before it is killed.
+      - How long it may take to end after that, before it is killed. V(20) for a new one.
     type: int
-    default: 20
   cpus:
     description:
       - How many CPUs are reserved for each pod. It may use more while others leave them.
@@ -151,18 +153,16 @@ options:
     type: int
   gpu_resource:
     description:
-      - What the cluster calls its GPUs.
+      - What the cluster calls its GPUs. V(nvidia.com/gpu) for a new one.
     type: str
-    default: nvidia.com/gpu
   shm_size:
     description:
       - Size of C(/dev/shm), with its unit.
     type: str
   read_only:
     description:
-      - Whether the root file system is read-only. C(/tmp) can always be written.
+      - Whether the root file system is read-only. C(/tmp) can always be written. V(true) for a new one.
     type: bool
-    default: true
   user:
     description:
       - Number of the user that it runs as, in place of the image's.
@@ -191,9 +191,8 @@ options:
     type: str
   own_service_account:
     description:
-      - Make a ServiceAccount for it, without a token.
+      - Make a ServiceAccount for it, without a token. V(false) for a new one.
     type: bool
-    default: false
   volumes:
     description:
       - Persistent volume claims and where they are mounted.
@@ -264,19 +263,16 @@ options:
     elements: dict
   max_surge:
     description:
-      - How many pods, or which share, there may be above the number wanted during a rollout.
+      - How many pods, or which share, there may be above the number wanted during a rollout. V(1) for a new one.
     type: str
-    default: "1"
   max_unavailable:
     description:
-      - How many pods, or which share, may be missing during a rollout.
+      - How many pods, or which share, may be missing during a rollout. V(0) for a new one.
     type: str
-    default: "0"
   revision_history:
     description:
-      - How many earlier revisions are kept.
+      - How many earlier revisions are kept. V(10) for a new one.
     type: int
-    default: 10
   labels:
     description:
       - Labels of the objects and pods.
@@ -424,6 +420,7 @@ def main() -> None:
             name={"type": "str", "required": True},
             state={"type": "str", "choices": ["present", "restarted", "rolled_back", "absent"], "default": "present"},
             declaration={"type": "dict"},
+            complete={"type": "bool", "default": False},
             image={"type": "str"},
             replicas={"type": "int"},
             initial_replicas={"type": "int", "default": 1},
@@ -437,32 +434,32 @@ def main() -> None:
             image_pull_secrets={"type": "list", "elements": "str", "no_log": False},
             port={"type": "int"},
             service_port={"type": "int"},
-            service_type={"type": "str", "choices": ["ClusterIP", "NodePort", "LoadBalancer"], "default": "ClusterIP"},
+            service_type={"type": "str", "choices": ["ClusterIP", "NodePort", "LoadBalancer"]},
             health_path={"type": "str"},
             live_path={"type": "str"},
-            start_seconds={"type": "int", "default": 300},
-            drain_seconds={"type": "int", "default": 10},
-            stop_seconds={"type": "int", "default": 20},
+            start_seconds={"type": "int"},
+            drain_seconds={"type": "int"},
+            stop_seconds={"type": "int"},
             cpus={"type": "float"},
             memory={"type": "str"},
             gpus={"type": "int"},
-            gpu_resource={"type": "str", "default": "nvidia.com/gpu"},
+            gpu_resource={"type": "str"},
             shm_size={"type": "str"},
-            read_only={"type": "bool", "default": True},
+            read_only={"type": "bool"},
             user={"type": "int"},
             node_selector={"type": "dict"},
             tolerations={"type": "list", "elements": "dict"},
             spread={"type": "list", "elements": "str"},
             priority_class={"type": "str"},
             service_account={"type": "str"},
-            own_service_account={"type": "bool", "default": False},
+            own_service_account={"type": "bool"},
             volumes={"type": "list", "elements": "dict", "options": VOLUME},
             autoscale={"type": "dict", "options": AUTOSCALE},
             min_available={"type": "str"},
             allow_from={"type": "list", "elements": "dict"},
-            max_surge={"type": "str", "default": "1"},
-            max_unavailable={"type": "str", "default": "0"},
-            revision_history={"type": "int", "default": 10},
+            max_surge={"type": "str"},
+            max_unavailable={"type": "str"},
+            revision_history={"type": "int"},
             labels={"type": "dict"},
             merge={"type": "dict"},
             adopt={"type": "bool", "default": False},
