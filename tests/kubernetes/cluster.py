@@ -29,6 +29,7 @@ START_SECONDS = 90
 STAGES = ("node/fast/node-initialize.yaml", "node/heartbeat/node-heartbeat.yaml", "pod/fast/pod-delete.yaml")
 # Debian's etcd 3.4 lacks what lists by watching need, and clients that try fall back only after many seconds.
 CLIENTS = {"KUBE_FEATURE_WatchListClient": "false"}
+LOG = ("loading the model", "\x1b[31mlistening on 8080")  # what every simulated pod has written
 GIVEN = "LEPTON_TEST_KUBECONFIG"
 
 
@@ -165,10 +166,20 @@ def start_cluster(folder: Path, *, nodes: int = 3) -> Cluster:
     if GIVEN in os.environ:
         return Cluster(folder, Path(os.environ[GIVEN]))
     programs = build()
-    ports = dict(zip(("etcd", "peer", "api", "controllers", "scheduler"), _free_ports(5), strict=True))
+    ports = dict(zip(("etcd", "peer", "api", "controllers", "scheduler", "kubelet"), _free_ports(6), strict=True))
     admin = folder / "kubeconfig"
     admin.write_text(yaml.safe_dump(_kubeconfig({"server": f"https://127.0.0.1:{ports['api']}", "insecure-skip-tls-verify": True}, "admin")))
     subprocess.run(["openssl", "genrsa", "-out", folder / "sa.key", "2048"], check=True, capture_output=True)
+    made = ["-newkey", "rsa:2048", "-nodes", "-keyout", folder / "kubelet.key", "-out", folder / "kubelet.crt", "-subj", "/CN=kwok"]
+    subprocess.run(["openssl", "req", "-x509", *made], check=True, capture_output=True)
+    (folder / "pod.log").write_text("".join(f"2026-11-27T00:00:0{second}.000000000Z stdout F {line}\n" for second, line in enumerate(LOG)))
+    logs = {
+        "kind": "ClusterLogs",
+        "apiVersion": "kwok.x-k8s.io/v1alpha1",
+        "metadata": {"name": "logs"},
+        "spec": {"logs": [{"logsFile": str(folder / "pod.log")}]},
+    }
+    (folder / "logs.yaml").write_text(yaml.safe_dump(logs))
     (folder / "tokens.csv").write_text("admin,admin,1,system:masters\n")
     etcd, peer = f"http://127.0.0.1:{ports['etcd']}", f"http://127.0.0.1:{ports['peer']}"
     cluster = Cluster(folder, admin)
@@ -190,8 +201,11 @@ def start_cluster(folder: Path, *, nodes: int = 3) -> Cluster:
         ),
         "kube-scheduler": _command(plane, "kube-scheduler", **where, secure_port=ports["scheduler"], cert_dir=folder / "scheduler"),
         "kwok": [
-            *_command(programs / "kwok", kubeconfig=admin, manage_all_nodes="true", config=HERE / "stages.yaml"),
-            *(f"--config={programs / Path(stage).name}" for stage in STAGES),
+            *_command(
+                programs / "kwok", kubeconfig=admin, manage_all_nodes="true", node_ip="127.0.0.1", node_port=ports["kubelet"],
+                server_address=f"127.0.0.1:{ports['kubelet']}", tls_cert_file=folder / "kubelet.crt", tls_private_key_file=folder / "kubelet.key",
+            ),
+            *(f"--config={path}" for path in (HERE / "stages.yaml", folder / "logs.yaml", *(programs / Path(stage).name for stage in STAGES))),
         ],
     }  # fmt: skip
     try:

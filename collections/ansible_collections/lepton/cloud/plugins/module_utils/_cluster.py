@@ -40,7 +40,7 @@ APPLY = "application/apply-patch+yaml"
 CONNECT_SECONDS = 5
 AGAIN_SECONDS = 0.5  # after a watch ended, before the next
 MOST = 500  # objects of one page of a list
-IMMUTABLE = "field is immutable"
+IMMUTABLE = "is immutable"
 
 
 class ApiError(DeploymentError):
@@ -132,10 +132,10 @@ class Cluster:
             if error.status != 404:
                 raise
 
-    def log(self, pod: str, lines: int) -> str:
-        """Return the end of what a pod's model wrote; of one that has no log yet, why."""
+    def log(self, pod: str, container: str, lines: int) -> str:
+        """Return the end of what a pod's container wrote; of one that has no log yet, why."""
         try:
-            return clean(self._request("read_namespaced_pod_log", "CoreV1Api", (pod, self.namespace), {"container": "model", "tail_lines": lines}))
+            return clean(self._request("read_namespaced_pod_log", "CoreV1Api", (pod, self.namespace), {"container": container, "tail_lines": lines}))
         except ApiError as error:
             return "(%s)" % error
 

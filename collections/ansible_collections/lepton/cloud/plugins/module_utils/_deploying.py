@@ -16,15 +16,16 @@ from ._deployment import (
     applied,
     changes,
     conflict_text,
+    continued,
     extract,
     is_ours,
-    keep_restart,
     rollback_target,
     rolled_back,
+    selector_of,
     with_replicas,
     with_restart,
 )
-from ._manifest import KINDS, NAME_LABEL, OBJECTS, DeploymentError, Manifest, check_name, given_options, manifests, stored_options
+from ._manifest import KINDS, OBJECTS, DeploymentError, Manifest, check_name, given_options, manifests, stored_options
 from ._rollout_status import RolloutStatus, rollout_status, template_of
 
 TRIES = 5  # of an apply, while controllers write the status of the same object
@@ -94,7 +95,7 @@ def make_plan(cluster: Cluster, params: Mapping[str, Any]) -> Plan:
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         _plan_apply(cluster, params, plan, with_restart(config, moment), live)
     else:
-        target = rollback_target(live, cluster.list("ReplicaSet", "%s=%s" % (NAME_LABEL, name)), params["revision"])
+        target = rollback_target(live, cluster.list("ReplicaSet", selector_of(live)), params["revision"])
         if target:
             _plan_apply(cluster, params, plan, rolled_back(config, target), live)
             wanted, becomes = ({**live, "spec": {"template": template_of(each)}} for each in (target, plan.applies[0].after))
@@ -125,7 +126,7 @@ def _plan_deploy(cluster: Cluster, params: Mapping[str, Any], given: Mapping[str
             raise DeploymentError("the %s %s in %s was made by somebody else: say adopt to take it over" % (kind, name, cluster.namespace))
         if before is not None and before["metadata"].get("deletionTimestamp"):
             raise DeploymentError("the %s %s is still being deleted: wait until it is gone" % (kind, name))
-        _plan_apply(cluster, params, plan, keep_restart(manifest, live) if kind == "Deployment" else manifest, before)
+        _plan_apply(cluster, params, plan, continued(manifest, live) if kind == "Deployment" else manifest, before)
     for reference in ((live or {"metadata": {}})["metadata"].get("annotations") or {}).get(OBJECTS, "").split():
         kind, _slash, name = reference.partition("/")
         if kind in KINDS and (kind, name) not in objects:
@@ -223,7 +224,7 @@ def _apply(cluster: Cluster, each: Apply, *, force: bool) -> Manifest:
 def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Report) -> RolloutStatus:
     """Watch a rollout to its end, its failure or the deadline, and return how it then stands."""
     name = deployment["metadata"]["name"]
-    selector = {"label_selector": ",".join("%s=%s" % pair for pair in sorted(deployment["spec"]["selector"]["matchLabels"].items()))}
+    selector = {"label_selector": selector_of(deployment)}
     wanted = {"Deployment": {"field_selector": "metadata.name=" + name}, "ReplicaSet": selector, "Pod": selector}
     known: dict[str, dict[str, Manifest]] = {kind: {} for kind in wanted}
     status, told = rollout_status(deployment), ""

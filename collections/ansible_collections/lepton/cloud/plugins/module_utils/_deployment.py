@@ -12,12 +12,12 @@ import json
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ._changes import Change
-from ._manifest import AROUND, MANAGER, OBJECTS, OPTIONS, OURS_LABEL, RESTARTED, DeploymentError, Manifest, stored_options
+from ._manifest import AROUND, CONTAINER, MANAGER, OBJECTS, OPTIONS, OURS_LABEL, RESTARTED, DeploymentError, Manifest, stored_options
 from ._rollout_status import REVISION, owned, revision_of, template_of
 
 NOISE = (REVISION, OBJECTS, OPTIONS, "kubectl.kubernetes.io/last-applied-configuration")
 # Where people look for a field, in place of where Kubernetes has it.
-SHORTER = (("template.spec.containers[model].", ""), ("template.spec.", "pod."), ("template.metadata.", "pod."))
+SHORTER = (("template.spec.", "pod."), ("template.metadata.", "pod."))
 
 
 class Conflict(NamedTuple):
@@ -63,19 +63,33 @@ def _extracted(value: Any, fields: Mapping[str, Any]) -> Any:
     return value
 
 
+def selector_of(deployment: Mapping[str, Any]) -> str:
+    """Return the label selector of a Deployment's pods, and of its ReplicaSets, as requests have it."""
+    return ",".join("%s=%s" % pair for pair in sorted((deployment["spec"]["selector"].get("matchLabels") or {}).items()))
+
+
+def continued(wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> Manifest:
+    """Return a Deployment's manifest with what must stay of the one that is there.
+
+    Its selector can never be changed, a container of another name would be a second one, and a restart that it had is no reason for
+    new pods when nothing is said of it. Raises DeploymentError for one whose containers cannot be told apart.
+    """
+    if live is None:
+        return dict(wanted)
+    selector, running = live["spec"]["selector"], [each["name"] for each in live["spec"]["template"]["spec"]["containers"]]
+    if CONTAINER not in running and len(running) > 1:
+        raise DeploymentError("%s has the containers %s, and none of them is called %s" % (live["metadata"]["name"], ", ".join(running), CONTAINER))
+    template = wanted["spec"]["template"]
+    labels = {**template["metadata"]["labels"], **(selector.get("matchLabels") or {})}
+    containers = [{**each, "name": running[0]} if CONTAINER not in running and each["name"] == CONTAINER else each for each in template["spec"]["containers"]]
+    template = {**template, "metadata": {**template["metadata"], "labels": labels}, "spec": {**template["spec"], "containers": containers}}
+    spec = {**wanted["spec"], "selector": selector, "template": template}
+    moment = ((live["spec"]["template"].get("metadata") or {}).get("annotations") or {}).get(RESTARTED)
+    return with_restart({**wanted, "spec": spec}, moment) if moment else {**wanted, "spec": spec}
+
+
 def with_restart(config: Mapping[str, Any], moment: str) -> Manifest:
     """Return a Deployment's configuration that makes new pods of the same kind."""
-    return _with_annotation(config, moment)
-
-
-def keep_restart(wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> Manifest:
-    """Return a Deployment's manifest with the restart that it had: a deployment that says nothing of it is no reason for new pods."""
-    template = ((live or {}).get("spec") or {}).get("template") or {}
-    moment = ((template.get("metadata") or {}).get("annotations") or {}).get(RESTARTED)
-    return _with_annotation(wanted, moment) if moment else dict(wanted)
-
-
-def _with_annotation(config: Mapping[str, Any], moment: str) -> Manifest:
     spec = dict(config["spec"])
     template = dict(spec.get("template") or {})
     metadata = dict(template.get("metadata") or {})
@@ -136,7 +150,8 @@ def changes(live: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> 
     before, wanted = (({} if each is None else _flat(_comparable(each))) for each in (live, after))
     kind = str((after or live or {})["kind"])
     differing = [field for field in sorted({**before, **wanted}) if before.get(field) != wanted.get(field)]
-    found = [Change(_short(kind, field), before.get(field), wanted.get(field)) for field in differing]
+    main = main_container(after or live or {})
+    found = [Change(_short(kind, field, main), before.get(field), wanted.get(field)) for field in differing]
     if live is None or after is None:  # of what comes or goes as a whole, what tells it from others
         return [change for change in found if change.field in SUMMARY] or found
     return found
@@ -145,9 +160,16 @@ def changes(live: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> 
 SUMMARY = ("image", "replicas", "resources.limits.memory", "resources.requests.cpu", "resources.limits.nvidia.com/gpu")
 
 
-def _short(kind: str, field: str) -> str:
+def main_container(deployment: Mapping[str, Any]) -> str:
+    """Return the name of the container that serves the model."""
+    containers = (((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}).get("containers") or [{"name": CONTAINER}]
+    name: str = containers[0]["name"]
+    return name
+
+
+def _short(kind: str, field: str, main: str) -> str:
     shown = field[len("spec.") :] if field.startswith("spec.") else field
-    for long, short in SHORTER:
+    for long, short in (("template.spec.containers[%s]." % main, ""), *SHORTER):
         if shown.startswith(long):
             shown = short + shown[len(long) :]
             break

@@ -21,6 +21,7 @@ OURS_LABEL = "app.kubernetes.io/managed-by"
 OBJECTS = "cloud.lepton/objects"  # the kinds beside the Deployment that were made for it
 OPTIONS = "cloud.lepton/options"  # what was asked for, so that the next who asks need not say it again
 RESTARTED = "cloud.lepton/restartedAt"
+CONTAINER = "model"
 PROBE_SECONDS = 5
 # What a rollback leaves as it is, since no revision of the pods' template has it.
 AROUND = (
@@ -255,7 +256,7 @@ def _container(given: Mapping[str, Any], start: int, drain: int) -> dict[str, An
         raise DeploymentError("image: %s is not the name of an image" % ascii(given["image"][:80]))
     read_only = given.get("read_only", True)
     container: dict[str, Any] = {
-        "name": "model",
+        "name": CONTAINER,
         "image": given["image"],
         "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": read_only, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],

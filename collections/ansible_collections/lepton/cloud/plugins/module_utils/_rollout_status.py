@@ -42,7 +42,8 @@ def rollout_status(deployment: Mapping[str, Any], replica_sets: Iterable[Mapping
     if (status.get("observedGeneration") or 0) < (metadata.get("generation") or 0):
         return RolloutStatus("0/%d ready" % wanted, False, False, "")  # its status is of an older specification
     newest = newest_replica_set(deployment, replica_sets)
-    ready = ((newest.get("status") or {}).get("readyReplicas") or 0) if newest is not None else min(available, updated)
+    # Without its ReplicaSet only this is sure: not more than the old ones are ready without being new.
+    ready = ((newest.get("status") or {}).get("readyReplicas") or 0) if newest is not None else max(0, available - (total - updated))
     progress = "%d/%d ready" % (min(ready, wanted), wanted)
     if updated == wanted == total == available:
         return RolloutStatus("%d/%d ready" % (wanted, wanted), True, False, "")

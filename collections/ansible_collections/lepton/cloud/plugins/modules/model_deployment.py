@@ -305,7 +305,7 @@ options:
     description:
       - How long that may take.
     type: int
-    default: 900
+    default: 3600
   progress_pipe:
     description:
       - A FIFO that lines of progress are written to. On this machine, the module's action plugin gives one.
@@ -466,7 +466,7 @@ def main() -> None:
             force_conflicts={"type": "bool", "default": False},
             rollback_on_failure={"type": "bool", "default": False},
             wait={"type": "bool", "default": True},
-            wait_seconds={"type": "int", "default": 900},
+            wait_seconds={"type": "int", "default": 3600},
             progress_pipe={"type": "path"},
         ),
         mutually_exclusive=[*EXCLUSIVE, ("service_account", "own_service_account")],

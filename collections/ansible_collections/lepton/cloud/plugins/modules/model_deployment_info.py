@@ -73,14 +73,14 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._cluster import Cluster
 from ..module_utils._cluster_module import CLUSTER_OPTIONS, EXCLUSIVE, cluster_of, deployment_result, pod_result, revision_result
-from ..module_utils._deployment import is_ours
-from ..module_utils._manifest import MANAGER, NAME_LABEL, OURS_LABEL, DeploymentError, Manifest, check_name
+from ..module_utils._deployment import is_ours, main_container, selector_of
+from ..module_utils._manifest import MANAGER, OURS_LABEL, DeploymentError, Manifest, check_name
 from ..module_utils._rollout_status import owned, revision_of
 
 
 def in_full(cluster: Cluster, live: Manifest) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return a deployment with its revisions and pods, and those pods, the newest first."""
-    selector = "%s=%s" % (NAME_LABEL, live["metadata"]["name"])
+    selector = selector_of(live)
     replica_sets = owned(live, cluster.list("ReplicaSet", selector))
     every = cluster.list("Pod", selector)
     pods = [pod_result(pod, revision_of(each)) for each in replica_sets for pod in owned(each, every)]
@@ -89,7 +89,7 @@ def in_full(cluster: Cluster, live: Manifest) -> tuple[dict[str, Any], list[dict
     return dict(deployment_result(live, replica_sets, every), revisions=revisions, pods=pods), pods
 
 
-def log_of(cluster: Cluster, pods: list[dict[str, Any]], wanted: str | None, lines: int) -> str:
+def log_of(cluster: Cluster, container: str, pods: list[dict[str, Any]], wanted: str | None, lines: int) -> str:
     """Return the end of one pod's log, under its name; raise DeploymentError for one that is not of this deployment."""
     if not pods:
         return "(there are no pods)"
@@ -99,7 +99,7 @@ def log_of(cluster: Cluster, pods: list[dict[str, Any]], wanted: str | None, lin
         chosen = wanted
     else:
         raise DeploymentError("there is no pod %s of it: expected one of %s" % (ascii(wanted[:80]), ", ".join(pod["name"] for pod in pods[:20])))
-    return "%s:\n%s" % (chosen, cluster.log(chosen, lines))
+    return "%s:\n%s" % (chosen, cluster.log(chosen, container, lines))
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def main() -> None:
                 shown, pods = in_full(cluster, live)
                 answer["deployments"] = [shown]
                 if module.params["log_lines"] is not None:
-                    answer["log"] = log_of(cluster, pods, module.params["pod"], module.params["log_lines"])
+                    answer["log"] = log_of(cluster, main_container(live), pods, module.params["pod"], module.params["log_lines"])
         module.exit_json(changed=False, calls=cluster.calls, **answer)
 
 
