@@ -10,33 +10,38 @@ import queue
 import threading
 import time
 from typing import Any, Iterator, Mapping
+from urllib.parse import quote, urlencode
 
 from ._command import clean
 from ._deployment import Conflict, conflicts
-from ._manifest import MANAGER, DeploymentError, Manifest
+from ._manifest import KINDS, MANAGER, DeploymentError, Manifest
 
 try:
     import urllib3
-    from kubernetes.client.exceptions import ApiException
+    from kubernetes.client.api_client import ApiClient
+    from kubernetes.client.configuration import Configuration
 
-    from kubernetes import client, config
+    from kubernetes import config
 except ImportError:  # the module says so
-    client = None
+    config = None
 
-# How the official client calls each kind: static, so that nothing has to be discovered.
-CALLS = {
-    "ServiceAccount": ("CoreV1Api", "service_account"),
-    "PersistentVolumeClaim": ("CoreV1Api", "persistent_volume_claim"),
-    "Service": ("CoreV1Api", "service"),
-    "Pod": ("CoreV1Api", "pod"),
-    "Deployment": ("AppsV1Api", "deployment"),
-    "ReplicaSet": ("AppsV1Api", "replica_set"),
-    "NetworkPolicy": ("NetworkingV1Api", "network_policy"),
-    "PodDisruptionBudget": ("PolicyV1Api", "pod_disruption_budget"),
-    "HorizontalPodAutoscaler": ("AutoscalingV2Api", "horizontal_pod_autoscaler"),
-    "EndpointSlice": ("DiscoveryV1Api", "endpoint_slice"),
+# Static, so that nothing has to be discovered. The client's own classes for each kind take seconds to import, and are not.
+PLURALS = {
+    "ServiceAccount": "serviceaccounts",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
+    "Service": "services",
+    "Pod": "pods",
+    "Deployment": "deployments",
+    "ReplicaSet": "replicasets",
+    "NetworkPolicy": "networkpolicies",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
+    "EndpointSlice": "endpointslices",
 }
+VERSIONS = {**KINDS, "Pod": "v1", "ReplicaSet": "apps/v1", "EndpointSlice": "discovery.k8s.io/v1"}
 APPLY = "application/apply-patch+yaml"
+JSON = "application/json"
+DRY_RUN = {"dryRun": "All"}
 CONNECT_SECONDS = 5
 AGAIN_SECONDS = 0.5  # after a watch ended, before the next
 MOST = 500  # objects of one page of a list
@@ -46,10 +51,9 @@ IMMUTABLE = "is immutable"
 class ApiError(DeploymentError):
     """What an API server refused, in its own words; `found` are the fields that belong to others."""
 
-    def __init__(self, text: str, status: int, reason: str, found: list[Conflict]) -> None:
+    def __init__(self, text: str, status: int, found: list[Conflict]) -> None:
         super().__init__(text)
         self.status = status
-        self.reason = reason
         self.found = found
 
 
@@ -59,11 +63,12 @@ class Cluster:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._seconds = settings["request_seconds"]
         self.calls = 0
-        self._configuration = client.Configuration()
+        self._configuration = Configuration()
         namespace = self._read(settings)
         self.namespace = settings["namespace"] or namespace or "default"
-        self._configuration.retries = False  # a read is asked again by who needs it; a write is never sent twice
-        self._client = client.ApiClient(self._configuration)
+        if not self._configuration.verify_ssl:  # whoever chose so need not be told with each request
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        self._client = ApiClient(self._configuration)
 
     def _read(self, settings: Mapping[str, Any]) -> str | None:
         """Take in where the cluster is and who asks, and return the namespace of the context."""
@@ -93,23 +98,20 @@ class Cluster:
     def get(self, kind: str, name: str) -> Manifest | None:
         """Return an object, None when there is none."""
         try:
-            found = self._ask("read", kind, name)
+            return self._ask("GET", kind, name)
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
-        return self._whole(kind, found)
 
     def list(self, kind: str, selector: str) -> list[Manifest]:
         """Return the objects that a label selector picks, page by page."""
         found: list[Manifest] = []
-        options: dict[str, Any] = {}
-        while True:
-            page = self._ask("list", kind, label_selector=selector, limit=MOST, **options)
-            found += [self._whole(kind, item) for item in page["items"]]
-            if not (page["metadata"] or {}).get("continue"):
-                return found
-            options = {"_continue": page["metadata"]["continue"]}
+        page: Manifest = {"metadata": {"continue": ""}}
+        while "continue" in page["metadata"]:
+            page = self._ask("GET", kind, query={"labelSelector": selector, "limit": MOST, "continue": page["metadata"]["continue"]})
+            found += [{"apiVersion": VERSIONS[kind], "kind": kind, **item} for item in page["items"]]  # in a list they do not say what they are
+        return found
 
     def apply(self, manifest: Mapping[str, Any], *, dry_run: bool, force: bool, version: str | None = None) -> Manifest:
         """Apply a manifest as ours and return the object as it is then.
@@ -119,23 +121,23 @@ class Cluster:
         body = dict(manifest)
         if version is not None:
             body["metadata"] = {**body["metadata"], "resourceVersion": version}
-        options: dict[str, Any] = {"dry_run": "All"} if dry_run else {}
-        return self._ask("patch", body["kind"], body["metadata"]["name"], body=body, field_manager=MANAGER, force=force, _content_type=APPLY, **options)
+        query = {"fieldManager": MANAGER, "force": str(force).lower(), **(DRY_RUN if dry_run else {})}
+        return self._ask("PATCH", body["kind"], body["metadata"]["name"], query=query, body=body, content_type=APPLY)
 
     def delete(self, kind: str, name: str, uid: str, *, dry_run: bool) -> None:
         """Delete this very object and what belongs to it; one that is gone already is no error."""
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
-        options: dict[str, Any] = {"dry_run": "All"} if dry_run else {}
         try:
-            self._ask("delete", kind, name, body=body, **options)
+            self._ask("DELETE", kind, name, query=DRY_RUN if dry_run else {}, body=body)
         except ApiError as error:
             if error.status != 404:
                 raise
 
     def log(self, pod: str, container: str, lines: int) -> str:
         """Return the end of what a pod's container wrote; of one that has no log yet, why."""
+        path = self._path("Pod", pod, "log", query={"container": container, "tailLines": lines})
         try:
-            return clean(self._request("read_namespaced_pod_log", "CoreV1Api", (pod, self.namespace), {"container": container, "tail_lines": lines}))
+            return clean(self._request("GET", path).data.decode("utf-8", "replace"))
         except ApiError as error:
             return "(%s)" % error
 
@@ -144,7 +146,7 @@ class Cluster:
 
         Each kind is one request that begins with what is there. One that ends, because the API server does, is asked anew until the
         deadline; what it had told is no more, which GONE says, as it does before the first. `wanted` gives each kind its
-        `label_selector` or `field_selector`, and may give a `resource_version`: then it begins with what comes after that.
+        C(labelSelector) or C(fieldSelector), and may give a C(resourceVersion): then it begins with what comes after that.
         """
         told: queue.Queue[Any] = queue.Queue()
         ended = threading.Event()
@@ -168,62 +170,67 @@ class Cluster:
         while not ended.is_set() and (left := deadline - time.monotonic()) > 0:
             told.put((kind, "GONE", {}))
             try:
-                options = {**selectors, "watch": True, "timeout_seconds": max(1, int(left)), "_request_timeout": (CONNECT_SECONDS, left + CONNECT_SECONDS)}
-                self.calls += 1
-                name, word = CALLS[kind]
-                response = getattr(getattr(client, name)(self._client), "list_namespaced_" + word)(self.namespace, _preload_content=False, **options)
-                for line in _lines(response, ended):
+                query = {**selectors, "watch": "true", "timeoutSeconds": max(1, int(left))}
+                for line in _lines(self._request("GET", self._path(kind, query=query), seconds=left + CONNECT_SECONDS), ended):
                     event = json.loads(line)
                     if event["type"] == "ERROR":  # such as a version that is too old by now
-                        selectors.pop("resource_version", None)
+                        selectors.pop("resourceVersion", None)
                         break
-                    told.put((kind, event["type"], self._whole(kind, event["object"])))
-            except ApiException as error:
+                    told.put((kind, event["type"], event["object"]))
+            except ApiError as error:
                 if error.status in (401, 403, 404):
-                    told.put(self._refused(error))
+                    told.put(error)
                     return
-            except (urllib3.exceptions.HTTPError, OSError, ValueError):
+            except (DeploymentError, urllib3.exceptions.HTTPError, OSError, ValueError):
                 pass
             ended.wait(AGAIN_SECONDS)
 
-    def _ask(self, verb: str, kind: str, *args: str, **options: Any) -> Manifest:
-        name, word = CALLS[kind]
-        text = self._request("%s_namespaced_%s" % (verb, word), name, (*args, self.namespace), options)
-        found: Manifest = json.loads(text)
+    def _path(self, kind: str, *parts: str, query: Mapping[str, Any] | None = None) -> str:
+        version = VERSIONS[kind]
+        root = ("/apis/" if "/" in version else "/api/") + version
+        path = "/".join([root, "namespaces", *(quote(part, safe="") for part in (self.namespace, PLURALS[kind], *parts))])
+        return path + ("?" + urlencode(query) if query else "")
+
+    def _ask(self, method: str, kind: str, *parts: str, query: Mapping[str, Any] | None = None, body: Any = None, content_type: str = JSON) -> Manifest:
+        found: Manifest = json.loads(self._request(method, self._path(kind, *parts, query=query), body=body, content_type=content_type).data)
         return found
 
-    def _request(self, method: str, api: str, args: tuple[str, ...], options: Mapping[str, Any]) -> str:
+    def _request(self, method: str, path: str, *, body: Any = None, content_type: str = JSON, seconds: float | None = None) -> Any:
+        """Send one request and return the answer; raise ApiError for a refusal. With `seconds` it is read as it comes, for so long.
+
+        Nothing is sent twice: a write may have been done, and a read is asked again by who needs it. What the official client gives
+        is who asks (which may change: tokens of clouds run out) and how the API server is known.
+        """
         self.calls += 1
+        headers = {"Accept": JSON, **({"Content-Type": content_type} if body is not None else {})}
+        headers.update({each["key"]: each["value"] for each in self._configuration.auth_settings().values() if each["in"] == "header" and each["value"]})
+        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=self._seconds if seconds is None else seconds)
         try:
-            call = getattr(getattr(client, api)(self._client), method)
-            response = call(*args, _preload_content=False, _request_timeout=(CONNECT_SECONDS, self._seconds), **options)
-            body: bytes = response.data
-            return body.decode("utf-8", "replace")
-        except ApiException as error:
-            raise self._refused(error) from error
+            answer = self._client.rest_client.pool_manager.request(
+                method, self._configuration.host + path, body=None if body is None else json.dumps(body), headers=headers,
+                timeout=timeout, preload_content=seconds is None, retries=False,
+            )  # fmt: skip
+            if answer.status >= 300:
+                raise self._refused(answer)
         except urllib3.exceptions.HTTPError as error:
             raise DeploymentError("the API server %s cannot be reached: %s" % (self._configuration.host, error)) from error
+        return answer
 
-    def _refused(self, error: Any) -> ApiError:
+    def _refused(self, answer: Any) -> ApiError:
         """Return what the API server said, with what can be done about it."""
-        body = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else error.body
+        body = answer.data.decode("utf-8", "replace")
         try:
-            status = json.loads(body or "{}")
-        except ValueError:
+            status = dict(json.loads(body))
+        except (ValueError, TypeError):
             status = {"message": body}
-        said = clean(str(status.get("message") or error.reason or "no reason given"))[:2000]
-        if error.status == 401:
+        said = clean(str(status.get("message") or answer.reason or "no reason given"))[:2000]
+        if answer.status == 401:
             said = "the API server %s does not accept who asks: the token or certificate is wrong, or its time is over" % self._configuration.host
         elif IMMUTABLE in said:
             said += ". What is immutable changes by undeploying and deploying anew"
-        elif error.status == 403 and "being terminated" in said:
+        elif answer.status == 403 and "being terminated" in said:
             said += ". Wait until the namespace %s is gone, or take another" % self.namespace
-        return ApiError(said, int(error.status or 0), str(status.get("reason") or ""), conflicts(status))
-
-    @staticmethod
-    def _whole(kind: str, found: Manifest) -> Manifest:
-        """Return an object with its kind, which the items of a list do not have."""
-        return {"apiVersion": "apps/v1" if kind in ("Deployment", "ReplicaSet") else "v1", "kind": kind, **found}
+        return ApiError(said, answer.status, conflicts(status))
 
 
 def _lines(response: Any, ended: threading.Event) -> Iterator[bytes]:

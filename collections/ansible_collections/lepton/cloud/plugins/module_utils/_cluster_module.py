@@ -34,7 +34,7 @@ EXCLUSIVE = [("kubeconfig", "api_server"), ("context", "api_server")]
 def cluster_of(module: AnsibleModule) -> Iterator[_cluster.Cluster]:
     """Yield the cluster; whatever goes wrong ends the module with a sentence, never with a traceback."""
     end_with_controller()
-    if _cluster.client is None:
+    if _cluster.config is None:
         module.fail_json(msg=missing_required_lib("kubernetes"))
     cluster = None
     try:

@@ -224,8 +224,8 @@ def _apply(cluster: Cluster, each: Apply, *, force: bool) -> Manifest:
 def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Report) -> RolloutStatus:
     """Watch a rollout to its end, its failure or the deadline, and return how it then stands."""
     name = deployment["metadata"]["name"]
-    selector = {"label_selector": selector_of(deployment)}
-    wanted = {"Deployment": {"field_selector": "metadata.name=" + name}, "ReplicaSet": selector, "Pod": selector}
+    selector = {"labelSelector": selector_of(deployment)}
+    wanted = {"Deployment": {"fieldSelector": "metadata.name=" + name}, "ReplicaSet": selector, "Pod": selector}
     known: dict[str, dict[str, Manifest]] = {kind: {} for kind in wanted}
     status, told = rollout_status(deployment), ""
     if status.done:  # as an apply that changed nothing answers
@@ -255,7 +255,7 @@ def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Re
 def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Report) -> None:
     """Watch until a Deployment is gone, which by foreground deletion is when its pods are."""
     metadata = thing["metadata"]
-    wanted = {"Deployment": {"field_selector": "metadata.name=" + metadata["name"], "resource_version": metadata["resourceVersion"]}}
+    wanted = {"Deployment": {"fieldSelector": "metadata.name=" + metadata["name"], "resourceVersion": metadata["resourceVersion"]}}
     report("ending its pods")
     begun = False
     for _kind, event, live in cluster.watch(wanted, deadline):
