@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: demo demo-clean test test-images test-chain check docs
+.PHONY: demo demo-clean test test-kubernetes test-kubernetes-build test-images test-chain check docs
 
 demo:  ## A Slack workspace, a hypervisor and the bot, to try; SCRIPT=1 plays the tour by itself
 	@tools/setup demo
@@ -10,7 +10,15 @@ demo-clean:  ## End and remove everything that the demo made
 
 test:  ## Everything that can run here, against real components
 	@tools/setup test
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -m "not kubernetes" $(ARGS)
+
+test-kubernetes:  ## Deployments, on a control plane that is built once; ten minutes for that, and as many for the tests
+	@tools/setup test
+	@.venv/bin/pytest -m kubernetes $(ARGS)
+
+test-kubernetes-build:  ## Only the building
+	@tools/setup test
+	@.venv/bin/python -m tests.kubernetes.cluster
 
 check:  ## The fast loop: linters, types and the tests that need nothing
 	@tools/setup test

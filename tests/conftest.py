@@ -315,7 +315,7 @@ def workspace_stand() -> Iterator[Stand]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Return the first true value of `condition`, or fail when it has none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -56,7 +56,7 @@ def test_commands(workspace_stand: Stand, page: Path, tmp_path: Path) -> None:
         if not line or line in NOT_HERE:
             continue
         where = ROOT if "playbooks/" in line else tmp_path
-        done = subprocess.run(["bash", "-c", line], cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(["bash", "-c", line], cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, f"{page.name}: {line}\n{done.stdout}{done.stderr}"
 
 

@@ -30,6 +30,8 @@ STAGES = ("node/fast/node-initialize.yaml", "node/heartbeat/node-heartbeat.yaml"
 # Debian's etcd 3.4 lacks what lists by watching need, and clients that try fall back only after many seconds.
 CLIENTS = {"KUBE_FEATURE_WatchListClient": "false"}
 LOG = ("loading the model", "\x1b[31mlistening on 8080")  # what every simulated pod has written
+COUNTED = "lepton.test:counted"
+USERS = {"admin": "", "ours": f",{COUNTED}", "theirs": f",{COUNTED}"}  # with their tokens; what the last two ask for is counted
 GIVEN = "LEPTON_TEST_KUBECONFIG"
 
 
@@ -136,6 +138,11 @@ class Cluster:
         path.chmod(0o600)
         return path
 
+    def requests(self, user: str) -> int:
+        """Return how many requests a user whose requests are counted has made, from the API server's audit log."""
+        lines = (self.folder / "audit.log").read_text().splitlines()
+        return sum(json.loads(line)["user"]["username"] == user for line in lines)
+
     def wait_ready(self) -> None:
         """Wait until the API server says that it is ready."""
         server = yaml.safe_load(self.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
@@ -180,7 +187,10 @@ def start_cluster(folder: Path, *, nodes: int = 3) -> Cluster:
         "spec": {"logs": [{"logsFile": str(folder / "pod.log")}]},
     }
     (folder / "logs.yaml").write_text(yaml.safe_dump(logs))
-    (folder / "tokens.csv").write_text("admin,admin,1,system:masters\n")
+    (folder / "tokens.csv").write_text("".join(f'{user},{user},{user},"system:masters{group}"\n' for user, group in USERS.items()))
+    rules = [{"level": "Metadata", "userGroups": [COUNTED]}, {"level": "None"}]
+    policy = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"], "rules": rules}
+    (folder / "audit.yaml").write_text(yaml.safe_dump(policy))
     etcd, peer = f"http://127.0.0.1:{ports['etcd']}", f"http://127.0.0.1:{ports['peer']}"
     cluster = Cluster(folder, admin)
     key = folder / "sa.key"
@@ -194,6 +204,7 @@ def start_cluster(folder: Path, *, nodes: int = 3) -> Cluster:
             plane, "kube-apiserver", etcd_servers=etcd, secure_port=ports["api"], bind_address="127.0.0.1", cert_dir=folder / "api",
             authorization_mode="RBAC", token_auth_file=folder / "tokens.csv", service_account_key_file=key, service_account_signing_key_file=key,
             service_account_issuer="https://lepton.test", service_cluster_ip_range="10.96.0.0/16", feature_gates="WatchList=false",
+            audit_policy_file=folder / "audit.yaml", audit_log_path=folder / "audit.log",
         ),
         "kube-controller-manager": _command(
             plane, "kube-controller-manager", **where, service_account_private_key_file=key, use_service_account_credentials="true",
@@ -261,3 +272,8 @@ def _free_ports(number: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+if __name__ == "__main__":
+    lacking = cluster_missing()
+    print(f"NOT BUILT: missing {', '.join(lacking)}" if lacking else f"built: {build()}")

@@ -22,6 +22,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
     assert not catalog.problems
     assert {noun: [operation.verb for operation in catalog.verbs(noun)] for noun in catalog.nouns()} == {
         "container": ["adopt", "list", "logs", "remove", "start", "stop"],
+        "deployment": ["deploy", "logs", "restart", "rollback", "scale", "show", "undeploy"],
         "host": ["prepare", "show"],
         "image": ["build", "list", "move", "push", "remove"],
         "node": ["abandon", "console", "create", "list", "reboot", "rebuild", "release", "resize", "show", "start", "stop"],
@@ -29,7 +30,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
     }
     assert all(operation.guarded for operation in catalog)
     assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {
-        "container.remove", "image.remove", "node.release", "node.rebuild", "service.delete",
+        "container.remove", "deployment.undeploy", "image.remove", "node.release", "node.rebuild", "service.delete",
     }  # fmt: skip
 
 

@@ -97,7 +97,7 @@ class Person:
         """Return what the bot has said since this person last typed."""
         return [message for message in self.messages() if message["user"] == BOT_USER and message["ts"] > self.seen]
 
-    def wait(self, wanted: Callable[[str], bool], seconds: float = 60) -> dict[str, Any]:
+    def wait(self, wanted: Callable[[str], bool], seconds: float = 180) -> dict[str, Any]:
         """Return the bot's first message since the last line whose text is as wanted, or raise LeptonError with what there was."""
         deadline = time.monotonic() + seconds
         while True:

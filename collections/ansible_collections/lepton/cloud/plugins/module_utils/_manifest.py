@@ -207,6 +207,8 @@ def _deployment(name: str, given: Mapping[str, Any], replicas: int | None) -> Ma
     pod: dict[str, Any] = {
         "containers": [_container(given, start, drain)],
         "terminationGracePeriodSeconds": drain + stop,
+        # Said even where it is the default: left out, an earlier one would live on in the deprecated serviceAccount.
+        "serviceAccountName": name if given.get("own_service_account") else given.get("service_account", "default"),
         "automountServiceAccountToken": bool(given.get("service_account")) and not given.get("own_service_account"),
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "volumes": [{"name": "tmp", "emptyDir": {}}],
@@ -217,8 +219,6 @@ def _deployment(name: str, given: Mapping[str, Any], replicas: int | None) -> Ma
         pod["volumes"].append({"name": volume["name"], "persistentVolumeClaim": {"claimName": _claim_name(name, volume)}})
     pod["volumes"] += [{"name": "secret-" + each, "secret": {"secretName": each}} for each in given.get("secrets", ())]
     pod["volumes"] += [{"name": "config-" + each, "configMap": {"name": each}} for each in given.get("config_maps", ())]
-    if given.get("own_service_account") or "service_account" in given:
-        pod["serviceAccountName"] = name if given.get("own_service_account") else given["service_account"]
     for option, field in (("node_selector", "nodeSelector"), ("tolerations", "tolerations"), ("priority_class", "priorityClassName")):
         if option in given:
             pod[field] = given[option]

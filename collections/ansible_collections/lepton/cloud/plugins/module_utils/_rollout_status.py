@@ -17,6 +17,8 @@ HASH_LABEL = "pod-template-hash"  # which the deployment controller adds to the 
 REVISION = "deployment.kubernetes.io/revision"
 # The kubelet says these after it has tried more than once, or will not try again.
 HOPELESS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "RunContainerError")
+# What refuses a pod refuses the next one like it. A ServiceAccount that was made just now may not be known yet, and is none of these.
+FORBIDDING = ("exceeded quota", "violates PodSecurity", "denied the request", "denied request")
 CRASHES = 3  # restarts of a container after which the kubelet's back-off is believed
 LONGEST = 300  # characters of one quotation
 
@@ -52,7 +54,7 @@ def rollout_status(deployment: Mapping[str, Any], replica_sets: Iterable[Mapping
     failure = conditions.get("ReplicaFailure") or {}
     if failure.get("status") == "True":
         said.insert(0, _quote("", failure.get("reason"), failure.get("message")))
-        hopeless = hopeless or "exceeded quota" in str(failure.get("message")) or "is forbidden" in str(failure.get("message"))
+        hopeless = hopeless or any(words in str(failure.get("message")) for words in FORBIDDING)
     progressing = conditions.get("Progressing") or {}
     late = progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
     if late and not said:
