@@ -169,13 +169,13 @@ def balancer() -> Iterator[Balancer]:
 
 
 def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = False, seconds: float = 280, python: str = "/usr/bin/python3") -> dict[str, Any]:
-    """Run a module of the collection on this machine as Ansible does and return what it answered, with `failed`.
+    """Run a module on this machine as Ansible does and return what it answered, with `failed`. One without a dot is of our collection.
 
     The arguments are data: an ad-hoc command would template them.
     """
     named = json.dumps({name: f"{{{{ given['{name}'] }}}}" for name in arguments})
     done = subprocess.run(
-        [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", f"lepton.cloud.{module}", "-a", named]
+        [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", module if "." in module else f"lepton.cloud.{module}", "-a", named]
         + ["-e", json.dumps({"given": untrusted(arguments), "ansible_python_interpreter": python})]
         + (["--check"] if check else []),
         capture_output=True, text=True, check=False, timeout=seconds, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"},

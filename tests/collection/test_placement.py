@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from ansible_collections.lepton.cloud.plugins.module_utils._placement import PlacementError, locate, place
+from ansible_collections.lepton.cloud.plugins.module_utils._placement import PlacementError, choose, locate, place
 
 GIB = 1 << 30
 
@@ -55,3 +55,21 @@ def test_a_node_that_exists_stays_where_it_is() -> None:
 def test_no_room_and_wrong_hosts_are_said(host: str | None, answers: dict[str, dict[str, object]], message: str) -> None:
     with pytest.raises(PlacementError, match=message):
         place("web-1", vcpus=2, memory=GIB, host=host, answers=answers)
+
+
+def test_what_may_be_there_already_goes_where_it_is_or_where_it_is_told_to_go() -> None:
+    here, none = {"deployments": [{"name": "chat"}]}, {"deployments": []}
+    assert choose("chat", {"a": none, "b": here}, "deployment", None, "clusters") == "b"
+    assert choose("chat", {"a": none}, "deployment", None, "clusters") == "a"
+    assert choose("chat", {"a": none, "b": here}, "deployment", "a", "clusters") == "a"  # one on each is what several clusters are for
+    assert locate("chat", {"a": here, "b": here}, "deployment", "b") == "b"
+    for answers, host, words in (
+        ({"a": none, "b": none}, None, "name one of a, b"),
+        ({"a": here, "b": here}, None, "several hosts have a deployment chat"),
+        ({"a": none, "b": {"msg": "no route"}}, None, "b did not answer and may have it: no route"),
+        ({"a": none}, "c", "there is no host c: expected one of a"),
+    ):
+        with pytest.raises(PlacementError, match=words):
+            choose("chat", answers, "deployment", host, "clusters")
+    with pytest.raises(PlacementError, match="no host has a deployment chat"):
+        locate("chat", {"a": here, "b": none}, "deployment", "b")

@@ -49,3 +49,19 @@ def test_what_hosts_send_is_bounded() -> None:
     assert len(cut["long"]) == LONGEST
     assert len(cut["many"]) == MOST
     assert "…" in str(cut["deep"])
+
+
+def test_what_a_task_says_while_it_is_under_way_is_its_own_and_nothing_else_displayed_is() -> None:
+    progress = Progress()
+    said = read_event({"event": "verbose", "stdout": "lepton progress: 2/5 ready"})
+    assert said == RunEvent(EventKind.PROGRESS, said="2/5 ready")
+    progress.add(said)  # before any task: nothing to say it of
+    progress.add(RunEvent(EventKind.TASK, task="Deploy"))
+    progress.add(said)
+    assert progress.begun_tasks[-1].said == "2/5 ready"
+    progress.add(RunEvent(EventKind.TASK, task="Next"))
+    assert progress.begun_tasks[-1].said == ""
+    assert read_event({"event": "verbose", "stdout": "[WARNING]: something"}) is None
+    long = read_event({"event": "verbose", "stdout": "lepton progress: " + "x" * 9000})
+    assert long is not None
+    assert len(long.said) == 300

@@ -48,3 +48,14 @@ def test_details_are_said_once_when_a_task_is_over_and_what_is_more_is_counted()
     assert task_chunks(RUN, progress)[-1]["title"] == "12 more, now: Task 59"
     progress.add(RunEvent(EventKind.FAILED, host="h1", ignored=True))
     assert progress.begun_tasks[-1].hosts == {"h1": "ignored"}
+
+
+def test_a_task_under_way_shows_what_it_says() -> None:
+    progress = Progress()
+    progress.add(RunEvent(EventKind.TASK, task="Deploy"))
+    progress.add(RunEvent(EventKind.PROGRESS, said="2/5 ready"))
+    (chunk,) = task_chunks(RUN, progress)
+    assert (chunk["title"], chunk["status"]) == ("Deploy · 2/5 ready", "in_progress")
+    progress.add(RunEvent(EventKind.OK, host="gpu"))
+    (over,) = task_chunks(ENDED, progress)
+    assert over["title"] == "Deploy"

@@ -40,7 +40,7 @@ class Person:
         self.seen = max((message["ts"] for message in self.messages()), default="0")
         self._post("people/say", {"text": f"@lepton {text}", **({"thread_ts": thread["ts"]} if thread else {})})
 
-    def view(self, seconds: float = 10) -> dict[str, Any]:
+    def view(self, seconds: float = 60) -> dict[str, Any]:
         """Return the newest view that was opened for this person, or raise LeptonError."""
         deadline = time.monotonic() + seconds
         while True:
@@ -72,7 +72,7 @@ class Person:
         """Use a shortcut, on a message where one is given."""
         self._post("people/shortcut", {"callback_id": callback_id, **({"ts": message["ts"]} if message else {"channel": None})})
 
-    def home(self, wanted: Callable[[str], bool], seconds: float = 20) -> dict[str, Any]:
+    def home(self, wanted: Callable[[str], bool], seconds: float = 60) -> dict[str, Any]:
         """Look at the App Home until it reads as wanted."""
         deadline = time.monotonic() + seconds
         while True:

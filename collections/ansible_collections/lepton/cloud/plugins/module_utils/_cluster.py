@@ -126,9 +126,11 @@ class Cluster:
 
     def delete(self, kind: str, name: str, uid: str, *, dry_run: bool) -> None:
         """Delete this very object and what belongs to it; one that is gone already is no error."""
-        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        body: Manifest = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        if dry_run:
+            body["dryRun"] = ["All"]  # here and not in the query, which is not read where there is a body
         try:
-            self._ask("DELETE", kind, name, query=DRY_RUN if dry_run else {}, body=body)
+            self._ask("DELETE", kind, name, body=body)
         except ApiError as error:
             if error.status != 404:
                 raise
