@@ -127,17 +127,16 @@ def test_a_rollout_shows_in_slack_while_it_is_under_way(namespace: Namespace) ->
             running.start_bot()
             ada = Person(running.base_url)
             ada.say("/lepton deployment deploy chat")
-            ada.wait(lambda text: ("/3 ready" in text and "running" in text) or "· 0/3 ready" in text or "0/3 ready" in str(ada.state()))
-            ada.wait(lambda text: "*changed*" in text, 90)
+            eventually(lambda: " · 0/3 ready" in json.dumps(ada.state(), ensure_ascii=False))  # in the thread's list of tasks
+            ada.wait(lambda text: "*changed*" in text)
             assert namespace.ready() == 3
             ada.say("/lepton deployment show chat")
             told = text_of(ada.wait(lambda text: "REVISION" in text))
             assert "model:slow" in told
             ada.say("/lepton deployment deploy chat image=model:crash")
-            ada.wait(lambda text: "it ended with exit code 3: no GPU is there" in text and "It is back at model:slow" in text, 90)
+            ada.wait(lambda text: "it ended with exit code 3: no GPU is there" in text and "It is back at model:slow" in text)
             ada.say("/lepton deployment undeploy chat")
-            plan = ada.wait(lambda text: "Do it" in text, 60)
-            assert plan
+            ada.wait(lambda text: "Do it" in text)
             assert namespace.kinds() >= {"Deployment"}
     finally:
         stop_stand(folder)
