@@ -269,6 +269,12 @@ def test_who_asks_and_where(namespace: Namespace) -> None:
     wrong = Namespace(namespace.cluster, namespace.name, {"kubeconfig": str(namespace.cluster.kubeconfig_for("expired-token-s3cret"))}).deploy(**SMALL)
     assert "does not accept who asks" in wrong["msg"]
     assert "s3cret" not in json.dumps(wrong)
+    if namespace.cluster.programs:
+        server = namespace.cluster.kubectl("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
+        known = {"kubeconfig": None, "api_server": server, "token": "admin", "ca_cert": str(namespace.cluster.folder / "api/apiserver.crt")}
+        assert Namespace(namespace.cluster, namespace.name, known).deploy(check=True, **SMALL)["changed"]
+        unknown = Namespace(namespace.cluster, namespace.name, {**known, "ca_cert": None}).deploy(check=True, **SMALL)
+        assert "certificate verify failed" in unknown["msg"]
     missing = Namespace(namespace.cluster, namespace.name, {"kubeconfig": "/nowhere/kubeconfig"}).deploy(**SMALL)
     assert "/nowhere/kubeconfig" in missing["msg"]
     away = {"kubeconfig": None, "api_server": "https://127.0.0.1:1", "token": "t0ken-s3cret", "validate_certs": False}

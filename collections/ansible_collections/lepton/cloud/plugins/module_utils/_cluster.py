@@ -43,6 +43,7 @@ APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
 DRY_RUN = {"dryRun": "All"}
 CONNECT_SECONDS = 5
+WATCH_SECONDS = 120  # of one request: a connection that is dead without a word is found out so
 AGAIN_SECONDS = 0.5  # after a watch ended, before the next
 MOST = 500  # objects of one page of a list
 IMMUTABLE = "is immutable"
@@ -55,6 +56,10 @@ class ApiError(DeploymentError):
         super().__init__(text)
         self.status = status
         self.found = found
+
+
+class Unreachable(DeploymentError):
+    """An API server that did not answer: whether it has done what it was asked cannot be told."""
 
 
 class Cluster:
@@ -146,8 +151,8 @@ class Cluster:
     def watch(self, wanted: Mapping[str, Mapping[str, str]], deadline: float) -> Iterator[tuple[str, str, Manifest]]:
         """Yield what becomes of the objects of several kinds, as (kind, ADDED, MODIFIED, DELETED or GONE, object), until a deadline.
 
-        Each kind is one request that begins with what is there. One that ends, because the API server does, is asked anew until the
-        deadline; what it had told is no more, which GONE says, as it does before the first. `wanted` gives each kind its
+        Each kind is one request that begins with what is there. One that ends, because its time is over or the API server is gone, is
+        asked anew until the deadline; what it had told is no more, which GONE says, as it does before the first. `wanted` gives each kind its
         C(labelSelector) or C(fieldSelector), and may give a C(resourceVersion): then it begins with what comes after that.
         """
         told: queue.Queue[Any] = queue.Queue()
@@ -172,8 +177,9 @@ class Cluster:
         while not ended.is_set() and (left := deadline - time.monotonic()) > 0:
             told.put((kind, "GONE", {}))
             try:
-                query = {**selectors, "watch": "true", "timeoutSeconds": max(1, int(left))}
-                for line in _lines(self._request("GET", self._path(kind, query=query), seconds=left + CONNECT_SECONDS), ended):
+                seconds = max(1, min(int(left), WATCH_SECONDS))
+                query = {**selectors, "watch": "true", "timeoutSeconds": seconds}
+                for line in _lines(self._request("GET", self._path(kind, query=query), seconds=seconds + CONNECT_SECONDS), ended):
                     event = json.loads(line)
                     if event["type"] == "ERROR":  # such as a version that is too old by now
                         selectors.pop("resourceVersion", None)
@@ -215,7 +221,7 @@ class Cluster:
             if answer.status >= 300:
                 raise self._refused(answer)
         except urllib3.exceptions.HTTPError as error:
-            raise DeploymentError("the API server %s cannot be reached: %s" % (self._configuration.host, error)) from error
+            raise Unreachable("the API server %s cannot be reached: %s" % (self._configuration.host, error)) from error
         return answer
 
     def _refused(self, answer: Any) -> ApiError:

@@ -12,8 +12,8 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from . import _cluster
 from ._command import clean
-from ._deployment import is_ours
-from ._manifest import OBJECTS, DeploymentError
+from ._deployment import autoscaled, is_ours
+from ._manifest import DeploymentError
 from ._module import end_with_controller
 from ._rollout_status import revision_of, rollout_status
 
@@ -67,11 +67,6 @@ def deployment_result(live: Mapping[str, Any], replica_sets: Iterable[Mapping[st
         "owned": is_ours(live),
     }
     return dict(shown, why=status.why) if status.why else shown
-
-
-def autoscaled(live: Mapping[str, Any]) -> bool:
-    """Return whether a HorizontalPodAutoscaler of ours gives this deployment its number of replicas."""
-    return "HorizontalPodAutoscaler/" in ((live["metadata"].get("annotations") or {}).get(OBJECTS) or "")
 
 
 def revision_result(replica_set: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping
 
 from ._changes import Change
-from ._cluster import ApiError, Cluster
-from ._cluster_module import autoscaled
+from ._cluster import ApiError, Cluster, Unreachable
 from ._deployment import (
     applied,
+    autoscaled,
     changes,
     conflict_text,
     continued,
@@ -30,6 +30,7 @@ from ._rollout_status import RolloutStatus, rollout_status, template_of
 
 TRIES = 5  # of an apply, while controllers write the status of the same object
 UNDO_SECONDS = 120  # for what was there before to be ready again
+AUTOSCALER = "HorizontalPodAutoscaler"
 Report = Callable[[str], None]
 
 
@@ -65,10 +66,20 @@ class Plan:
         return found + [change for each in self.deletes for change in changes(each, None)]
 
     @property
+    def first(self) -> list[Manifest]:
+        """What is deleted before anything is applied: what would scale it meanwhile."""
+        return [each for each in self.deletes if each["kind"] == AUTOSCALER]
+
+    @property
+    def last(self) -> list[Manifest]:
+        """What is deleted when all else is as it should be, since until then somebody may need it."""
+        return [each for each in self.deletes if each["kind"] != AUTOSCALER]
+
+    @property
     def steps(self) -> list[str]:
-        found = ["apply %s/%s" % (each.kind, each.name) for each in self.applies if each.changes]
-        found += ["delete %s/%s" % (each["kind"], each["metadata"]["name"]) for each in self.deletes]
-        return found + (["wait"] if self.wait and found else [])
+        applies = ["apply %s/%s" % (each.kind, each.name) for each in self.applies if each.changes]
+        first, last = (["delete %s/%s" % (each["kind"], each["metadata"]["name"]) for each in some] for some in (self.first, self.last))
+        return [*first, *applies, *(["wait"] if self.wait and applies else []), *last]
 
 
 def make_plan(cluster: Cluster, params: Mapping[str, Any]) -> Plan:
@@ -166,7 +177,7 @@ def _plan_removal(cluster: Cluster, name: str, live: Manifest | None) -> Plan:
     """What scales it goes first, and what guards its pods after they have ended. Data stays."""
     plan = Plan(name, live)
     found = {kind: cluster.get(kind, name) for kind in KINDS if kind not in ("Deployment", "PersistentVolumeClaim")}
-    for kind in ("HorizontalPodAutoscaler", "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"):
+    for kind in (AUTOSCALER, "Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "ServiceAccount"):
         each = live if kind == "Deployment" else found[kind]
         if each is not None and (kind == "Deployment" or is_ours(each)):
             cluster.delete(kind, name, each["metadata"]["uid"], dry_run=True)
@@ -178,30 +189,45 @@ def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: 
     """Do what is planned and wait for it. What fails brings back what was there, where that is asked for, and says so."""
     deadline = time.monotonic() + params["wait_seconds"]
     done: list[Apply] = []
+    gone: list[Manifest] = []
     try:
+        for thing in plan.first:
+            _delete(cluster, thing)
+            gone.append(thing)
         for each in plan.applies:
             if each.changes:
+                try:
+                    each.after = _apply(cluster, each, force=params["force_conflicts"])
+                except Unreachable:
+                    done.append(each)  # which it may be
+                    raise
                 done.append(each)
-                each.after = _apply(cluster, each, force=params["force_conflicts"])
-        for thing in plan.deletes:
-            cluster.delete(thing["kind"], thing["metadata"]["name"], thing["metadata"]["uid"], dry_run=False)
-            if thing["kind"] == "Deployment" and params["wait"]:
-                _wait_gone(cluster, thing, deadline, report)
-    except DeploymentError as error:
-        if params["state"] != "absent" and params["rollback_on_failure"]:
-            raise DeploymentError("%s. %s" % (error, _undo(cluster, plan, done[:-1], report))) from error
+        if plan.wait:
+            _wait_ready(cluster, plan, params["wait_seconds"], deadline, report)
+    except Superseded:
         raise
-    deployments = [each for each in plan.applies if each.kind == "Deployment"]
-    if not (plan.wait and deployments):
-        return
-    status = wait_for(cluster, deployments[0].after, deadline, report)
-    if status.done:
-        return
-    late = "" if status.failed else " and not more within %d s" % params["wait_seconds"]
-    why = "%s: %s%s%s" % (plan.name, status.progress, late, ": " + status.why if status.why else "")
-    if params["rollback_on_failure"] and plan.changes:
-        raise DeploymentError("%s. %s" % (why, _undo(cluster, plan, done, report)))
-    raise DeploymentError(why)
+    except DeploymentError as error:
+        if params["rollback_on_failure"] and plan.changes:
+            raise DeploymentError("%s. %s" % (error, _undo(cluster, plan, done, gone, report))) from error
+        raise
+    for thing in plan.last:
+        _delete(cluster, thing)
+        if thing["kind"] == "Deployment" and params["wait"]:
+            _wait_gone(cluster, thing, deadline, report)
+
+
+def _delete(cluster: Cluster, thing: Manifest) -> None:
+    cluster.delete(thing["kind"], thing["metadata"]["name"], thing["metadata"]["uid"], dry_run=False)
+
+
+def _wait_ready(cluster: Cluster, plan: Plan, seconds: int, deadline: float, report: Report) -> None:
+    """Wait until the Deployment that was applied is rolled out; raise DeploymentError that says why it is not."""
+    for each in plan.applies:
+        if each.kind == "Deployment":
+            status = wait_for(cluster, each.after, deadline, report)
+            if not status.done:
+                late = "" if status.failed else " and not more within %d s" % seconds
+                raise DeploymentError("%s: %s%s%s" % (plan.name, status.progress, late, ": " + status.why if status.why else ""))
 
 
 def _apply(cluster: Cluster, each: Apply, *, force: bool) -> Manifest:
@@ -269,18 +295,17 @@ def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Repor
     raise DeploymentError("the pods of %s have not ended in time: they hold it until they have" % metadata["name"])
 
 
-def _undo(cluster: Cluster, plan: Plan, done: list[Apply], report: Report) -> str:
+def _undo(cluster: Cluster, plan: Plan, done: list[Apply], gone: list[Manifest], report: Report) -> str:
     """Bring back what was there before, and return in a sentence what that came to."""
     try:
         report("bringing back what was there before")
         for each in reversed(done):
-            if each.before is None:
-                cluster.delete(each.kind, each.name, each.after["metadata"]["uid"], dry_run=False)
-            else:
+            if each.before is not None:
                 each.after = cluster.apply(applied(each.before), dry_run=False, force=True)
-        for thing in plan.deletes:
-            if thing["kind"] != "Deployment":
-                cluster.apply(applied(thing), dry_run=False, force=True)
+            elif (now := cluster.get(each.kind, each.name)) is not None and is_ours(now):
+                _delete(cluster, now)
+        for thing in gone:
+            cluster.apply(applied(thing), dry_run=False, force=True)
     except DeploymentError as error:
         return "What was there before could not be brought back: %s" % error
     if plan.live is None:

@@ -32,6 +32,11 @@ def is_ours(live: Mapping[str, Any]) -> bool:
     return bool((live["metadata"].get("labels") or {}).get(OURS_LABEL) == MANAGER)
 
 
+def autoscaled(live: Mapping[str, Any]) -> bool:
+    """Return whether a HorizontalPodAutoscaler of ours gives this deployment its number of replicas."""
+    return "HorizontalPodAutoscaler/" in ((live["metadata"].get("annotations") or {}).get(OBJECTS) or "")
+
+
 def extract(live: Mapping[str, Any]) -> Manifest:
     """Return what this collection last applied to an object: those of its fields that its managedFields say are ours.
 
