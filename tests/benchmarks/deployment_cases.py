@@ -35,10 +35,13 @@ class Side:
     ours: bool
 
     def do(self, what: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
-        """Deploy, scale or roll back, by the modules of this side."""
+        """Deploy, scale or roll back, by the modules of this side. `start` is how long the pods of a `:slow` image take."""
         where: dict[str, Any] = {"kubeconfig": str(self.cluster.kubeconfig)}
         if self.ours:
             module = "model_deployment"
+            if start := options.pop("start", None):
+                options["merge"] = {"Deployment": {"spec": {"template": {"metadata": {"annotations": {"lepton.test/start": start}}}}}}
+            options |= {"initial_replicas": 2} if what == "deploy" else {}
             given = {"namespace": self.namespace, "name": NAME, **({"state": "rolled_back"} if what == "rollback" else {}), **options}
         else:
             named = {"namespace": self.namespace, "name": NAME, "kind": "Deployment", "api_version": "apps/v1"}
@@ -49,9 +52,9 @@ class Side:
                 given = {**named, **options, **(WAIT if what == "scale" else {})}
         return ansible_module(module, {**where, **given}, check=check, python=sys.executable)
 
-    def _manifest(self, image: str, replicas: int = 2, paused: bool = False) -> dict[str, Any]:
+    def _manifest(self, image: str, replicas: int = 2, paused: bool = False, start: str = "2s") -> dict[str, Any]:
         labels = {"app.kubernetes.io/name": NAME}
-        pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "model", "image": image}]}}
+        pod = {"metadata": {"labels": labels, "annotations": {"lepton.test/start": start}}, "spec": {"containers": [{"name": "model", "image": image}]}}
         spec = {"replicas": replicas, "paused": paused, "selector": {"matchLabels": labels}, "template": pod}
         return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME, "namespace": self.namespace}, "spec": spec}
 
@@ -111,7 +114,7 @@ def nothing_there(side: Side) -> str:
 
 def equal_but_not_ready(side: Side) -> str:
     """The count is as wanted, and its pods are still starting."""
-    side.do("deploy", image="model:slow", replicas=1)
+    side.do("deploy", image="model:slow", replicas=1, start="9s")
     side.kubectl("scale", f"deployment/{NAME}", "--replicas=3")
     return f"{said(side.do('scale', replicas=3))}; {side.stands()}"
 

@@ -11,6 +11,7 @@ from ansible_collections.lepton.cloud.plugins.module_utils._deployment import (
     conflicts,
     continued,
     extract,
+    restoring,
     rollback_target,
     rolled_back,
 )
@@ -68,6 +69,15 @@ def test_what_we_applied_is_told_from_what_others_and_defaults_added() -> None:
         "spec": {"replicas": 2, "template": {"spec": {"containers": [container]}}},
     }  # fmt: skip
     assert applied(LIVE) == extract(LIVE)
+
+
+def test_what_was_taken_over_comes_back_and_does_not_go_with_us() -> None:
+    """A field that only we hold would be removed by our leaving it: an image, or four of five pods."""
+    theirs = {**LIVE, "metadata": {**LIVE["metadata"], "managedFields": [{"manager": MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:paused": {}}}}]}}
+    back = restoring(theirs, LIVE)
+    assert back["spec"]["replicas"] == 2
+    assert back["spec"]["template"]["spec"]["containers"][0]["image"] == "m:1"
+    assert restoring(LIVE, LIVE) == extract(LIVE)
 
 
 def test_what_was_never_applied_by_us_comes_back_whole() -> None:
@@ -158,6 +168,9 @@ def test_a_model_that_loads_for_long_is_given_its_time() -> None:
         ({"merge": {"Service": {}}}, "merge: no Service is made here"),
         ({"merge": {"Pod": {}}}, "merge: expected parts of manifests by kind"),
         ({"merge": {"Deployment": {"metadata": {"name": "other"}}}}, "given by this module"),
+        ({"merge": {"Deployment": {"metadata": None}}}, "given by this module"),
+        ({"merge": {"Deployment": {"metadata": {"annotations": "x"}}}}, "given by this module"),
+        ({"merge": {"Deployment": {"spec": {"template": {"spec": {"containers": None}}}}}}, "given by this module"),
         ({"merge": {"Deployment": {"metadata": {"labels": {"app.kubernetes.io/managed-by": "me"}}}}}, "given by this module"),
     ],
 )
@@ -182,12 +195,17 @@ def test_names_that_kubernetes_would_not_take_are_refused_before_it_is_asked(nam
 
 def test_parts_are_merged_by_name_and_null_removes() -> None:
     base = {"a": {"b": 1, "c": 2}, "list": [{"name": "x", "v": 1}, {"name": "y"}], "plain": [1, 2]}
+    mounts = [{"name": "v", "mountPath": "/a"}]
+    assert merged(mounts, [{"name": "v", "mountPath": "/b", "subPath": "x"}]) == [*mounts, {"name": "v", "mountPath": "/b", "subPath": "x"}]
     part = {"a": {"b": None, "d": 3}, "list": [{"name": "x", "w": 2}, {"name": "z"}], "plain": [3]}
     assert merged(base, part) == {"a": {"c": 2, "d": 3}, "list": [{"name": "x", "v": 1, "w": 2}, {"name": "y"}, {"name": "z"}], "plain": [3]}
 
 
 def test_a_deployment_that_is_there_keeps_its_selector_its_container_and_its_restart() -> None:
-    wanted = made()["Deployment", "chat"]
+    every = manifests("chat", {"image": "m:1", "port": 80, "allow_from": [], "min_available": "1"}, 2, {"app": "old"})
+    wanted = every["Deployment", "chat"]
+    assert every["Service", "chat"]["spec"]["selector"] == every["PodDisruptionBudget", "chat"]["spec"]["selector"]["matchLabels"] == {"app": "old"}
+    assert every["NetworkPolicy", "chat"]["spec"]["podSelector"]["matchLabels"] == {"app": "old"}
     foreign: dict[str, Any] = {
         "metadata": {"name": "chat"},
         "spec": {

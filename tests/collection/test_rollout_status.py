@@ -74,11 +74,11 @@ def test_the_oldest_of_the_same_template_is_the_newest_revision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pods", "failed", "why"),
+    ("pods", "failed", "why"),  # None: if it stays so
     [
         ([pod({"reason": "ContainerCreating"})], False, ""),
-        ([pod({"reason": "ErrImagePull", "message": "no such host"})], False, "pod chat-1: ErrImagePull: no such host"),  # it may be had the next time
-        ([pod({"reason": "ImagePullBackOff", "message": "back-off"})], True, "pod chat-1: ImagePullBackOff: back-off"),
+        ([pod({"reason": "ErrImagePull", "message": "no such host"})], None, "pod chat-1: ErrImagePull: no such host"),  # it may be had the next time
+        ([pod({"reason": "ImagePullBackOff", "message": "back-off"})], None, "pod chat-1: ImagePullBackOff: back-off"),
         ([pod({"reason": "ImagePullBackOff"}, owner="r1")], False, ""),  # an old revision's trouble
         ([pod({"reason": "CrashLoopBackOff"}, restarts=1)], False, "pod chat-1: CrashLoopBackOff"),
         (
@@ -87,7 +87,7 @@ def test_the_oldest_of_the_same_template_is_the_newest_revision() -> None:
         ),
         (
             [pod({"reason": "ImagePullBackOff"}, name=f"chat-{number}") for number in range(900)],
-            True, "pod chat-0: ImagePullBackOff",
+            None, "pod chat-0: ImagePullBackOff",
         ),
         (
             [pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no GPU"}])],
@@ -95,9 +95,9 @@ def test_the_oldest_of_the_same_template_is_the_newest_revision() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_the_pods_say_is_quoted_once(pods: list[dict[str, Any]], failed: bool, why: str) -> None:
+def test_what_the_pods_say_is_quoted_once(pods: list[dict[str, Any]], failed: bool | None, why: str) -> None:
     status = rollout_status(deployment(replicas=6, updatedReplicas=1, availableReplicas=5), [replica_set(), replica_set(OLD, uid="r1")], pods)
-    assert (status.done, status.failed, status.why) == (False, failed, why)
+    assert (status.done, status.failed, status.stuck, status.why) == (False, failed is True, failed is None, why)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +127,17 @@ def test_a_paused_one_says_so() -> None:
     paused = deployment(replicas=5, updatedReplicas=0, availableReplicas=5)
     paused["spec"]["paused"] = True
     assert "kubectl rollout resume" in rollout_status(paused).why
+
+
+def test_what_an_earlier_rollout_missed_or_was_refused_is_none_of_this_ones() -> None:
+    missed = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "lastUpdateTime": "1", "message": "late"}
+    before, now = (deployment(conditions=[missed], replicas=2, updatedReplicas=1, availableReplicas=1) for _ in range(2))
+    assert not rollout_status(now, before=before).failed
+    again = deployment(conditions=[{**missed, "lastUpdateTime": "2"}], replicas=2, updatedReplicas=1, availableReplicas=1)
+    assert rollout_status(again, before=before).failed
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: small"}
+    old = deployment(conditions=[refused], replicas=2, updatedReplicas=1, availableReplicas=1)
+    assert not rollout_status(old, [replica_set(), replica_set(OLD, uid="r1")]).failed
+    newest = replica_set()
+    newest["status"]["conditions"] = [refused]
+    assert rollout_status(old, [newest]).failed

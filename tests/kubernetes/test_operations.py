@@ -39,7 +39,9 @@ def site(namespace: Namespace) -> Iterator[Path]:
     """A site with one cluster and what the guide declares."""
     folder = Path(tempfile.mkdtemp(prefix="lep"))
     (declared,) = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL))
-    inventory = write_inventory(folder / "hosts.yml", {"gpu": namespace}, declared["clusters"]["vars"]["lepton_deployments"])
+    deployments = declared["clusters"]["vars"]["lepton_deployments"]
+    deployments["chat"]["stuck_seconds"] = 2
+    inventory = write_inventory(folder / "hosts.yml", {"gpu": namespace}, deployments)
     (folder / "lepton.yml").write_text(yaml.safe_dump({"inventory": str(inventory)}))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
 import time
-from typing import Any, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 from urllib.parse import quote, urlencode
 
 from ._command import clean
@@ -50,11 +51,12 @@ IMMUTABLE = "is immutable"
 
 
 class ApiError(DeploymentError):
-    """What an API server refused, in its own words; `found` are the fields that belong to others."""
+    """What an API server refused, in its own words. `found` are the fields that belong to others, `missing` is the object that is not there."""
 
-    def __init__(self, text: str, status: int, found: list[Conflict]) -> None:
+    def __init__(self, text: str, status: int, found: list[Conflict], missing: str | None) -> None:
         super().__init__(text)
         self.status = status
+        self.missing = missing
         self.found = found
 
 
@@ -68,6 +70,7 @@ class Cluster:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._seconds = settings["request_seconds"]
         self.calls = 0
+        self.patience = 0.0  # seconds for which what can be asked again is, before an API server counts as gone
         self._configuration = Configuration()
         namespace = self._read(settings)
         self.namespace = settings["namespace"] or namespace or "default"
@@ -78,23 +81,32 @@ class Cluster:
     def _read(self, settings: Mapping[str, Any]) -> str | None:
         """Take in where the cluster is and who asks, and return the namespace of the context."""
         if settings["api_server"]:
-            self._configuration.host = settings["api_server"]
+            if not re.match(r"https?://[^/]", settings["api_server"]):
+                raise DeploymentError("api_server: expected an address such as https://10.0.0.1:6443, not %s" % ascii(settings["api_server"][:80]))
+            self._configuration.host = settings["api_server"].rstrip("/")
             self._configuration.ssl_ca_cert = settings["ca_cert"]
             self._configuration.verify_ssl = settings["validate_certs"]
             if settings["token"]:
                 self._configuration.api_key = {"authorization": "Bearer " + settings["token"].strip()}
             return None
         path, context = settings["kubeconfig"], settings["context"]
+        shown = path or "at its usual place"
         try:
-            contexts, current = config.list_kube_config_contexts(config_file=path)
-            known = {each["name"]: each for each in contexts}
-            if context is not None and context not in known:
-                raise DeploymentError("there is no context %s in %s: expected one of %s" % (ascii(context), path, ", ".join(sorted(known))))
-            config.load_kube_config(config_file=path, context=context, client_configuration=self._configuration)
-        except config.ConfigException as error:
-            raise DeploymentError("the kubeconfig %s: %s" % (path or "at its usual place", error)) from error
-        chosen = known[context] if context is not None else current
-        found: str | None = (chosen.get("context") or {}).get("namespace")
+            whole = config.kube_config.KubeConfigMerger(path or config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION).config
+            if whole is None:
+                raise DeploymentError("the kubeconfig %s is not there, or empty" % shown)
+            known = {each["name"]: each.get("context") or {} for each in whole.value.get("contexts") or ()}
+            chosen = whole.value.get("current-context") if context is None else context
+            if chosen not in known:
+                raise DeploymentError("there is no context %s in the kubeconfig %s: expected one of %s" % (ascii(chosen), shown, ", ".join(sorted(known))))
+            config.load_kube_config(config_file=path, context=chosen, client_configuration=self._configuration)
+        except config.ConfigException as error:  # which quotes whole entries, with what is secret in them
+            raise DeploymentError("the kubeconfig %s: %s" % (shown, str(error).partition("{")[0][:300])) from error
+        except DeploymentError:
+            raise
+        except Exception as error:
+            raise DeploymentError("the kubeconfig %s is none (%s)" % (shown, type(error).__name__)) from error
+        found: str | None = known[chosen].get("namespace")
         return found
 
     def close(self) -> None:
@@ -105,7 +117,7 @@ class Cluster:
         try:
             return self._ask("GET", kind, name)
         except ApiError as error:
-            if error.status == 404:
+            if error.status == 404 and error.missing == name:
                 return None
             raise
 
@@ -131,7 +143,8 @@ class Cluster:
 
     def delete(self, kind: str, name: str, uid: str, *, dry_run: bool) -> None:
         """Delete this very object and what belongs to it; one that is gone already is no error."""
-        body: Manifest = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        policy = "Foreground" if kind == "Deployment" else "Background"
+        body: Manifest = {"propagationPolicy": policy, "preconditions": {"uid": uid}}
         if dry_run:
             body["dryRun"] = ["All"]  # here and not in the query, which is not read where there is a body
         try:
@@ -148,21 +161,23 @@ class Cluster:
         except ApiError as error:
             return "(%s)" % error
 
-    def watch(self, wanted: Mapping[str, Mapping[str, str]], deadline: float) -> Iterator[tuple[str, str, Manifest]]:
-        """Yield what becomes of the objects of several kinds, as (kind, ADDED, MODIFIED, DELETED or GONE, object), until a deadline.
+    def watch(self, wanted: Mapping[str, Mapping[str, str]], until: Callable[[], float]) -> Iterator[tuple[str, str, Manifest]]:
+        """Yield what becomes of the objects of several kinds, as (kind, ADDED, MODIFIED, DELETED or GONE, object).
+
+        It ends when the time is `until()`, which may change with what is told.
 
         Each kind is one request that begins with what is there. One that ends, because its time is over or the API server is gone, is
-        asked anew until the deadline; what it had told is no more, which GONE says, as it does before the first. `wanted` gives each kind its
+        asked anew; what it had told is no more, which GONE says, as it does before the first. `wanted` gives each kind its
         C(labelSelector) or C(fieldSelector), and may give a C(resourceVersion): then it begins with what comes after that.
         """
         told: queue.Queue[Any] = queue.Queue()
         ended = threading.Event()
         for kind, selectors in wanted.items():
-            threading.Thread(target=self._follow, args=(kind, selectors, deadline, told, ended), name="watch-" + kind, daemon=True).start()
+            threading.Thread(target=self._follow, args=(kind, selectors, told, ended), name="watch-" + kind, daemon=True).start()
         try:
             while True:
                 try:
-                    event = told.get(timeout=max(0.0, deadline - time.monotonic()))
+                    event = told.get(timeout=max(0.0, until() - time.monotonic()))
                 except queue.Empty:
                     return
                 if isinstance(event, DeploymentError):
@@ -171,15 +186,14 @@ class Cluster:
         finally:
             ended.set()
 
-    def _follow(self, kind: str, selectors: Mapping[str, str], deadline: float, told: queue.Queue[Any], ended: threading.Event) -> None:
-        """Read one kind's watch to the deadline, in a thread of its own."""
+    def _follow(self, kind: str, selectors: Mapping[str, str], told: queue.Queue[Any], ended: threading.Event) -> None:
+        """Read one kind's watch until nobody wants it any more, in a thread of its own."""
         selectors = dict(selectors)
-        while not ended.is_set() and (left := deadline - time.monotonic()) > 0:
+        while not ended.is_set():
             told.put((kind, "GONE", {}))
             try:
-                seconds = max(1, min(int(left), WATCH_SECONDS))
-                query = {**selectors, "watch": "true", "timeoutSeconds": seconds}
-                for line in _lines(self._request("GET", self._path(kind, query=query), seconds=seconds + CONNECT_SECONDS), ended):
+                query = {**selectors, "watch": "true", "timeoutSeconds": WATCH_SECONDS}
+                for line in _lines(self._request("GET", self._path(kind, query=query), seconds=WATCH_SECONDS + CONNECT_SECONDS), ended):
                     event = json.loads(line)
                     if event["type"] == "ERROR":  # such as a version that is too old by now
                         selectors.pop("resourceVersion", None)
@@ -200,31 +214,46 @@ class Cluster:
         return path + ("?" + urlencode(query) if query else "")
 
     def _ask(self, method: str, kind: str, *parts: str, query: Mapping[str, Any] | None = None, body: Any = None, content_type: str = JSON) -> Manifest:
-        found: Manifest = json.loads(self._request(method, self._path(kind, *parts, query=query), body=body, content_type=content_type).data)
+        answer = self._request(method, self._path(kind, *parts, query=query), body=body, content_type=content_type)
+        try:
+            found: Manifest = json.loads(answer.data)
+        except ValueError as error:
+            raise DeploymentError("what answers at %s is no Kubernetes API server" % self._configuration.host) from error
         return found
 
     def _request(self, method: str, path: str, *, body: Any = None, content_type: str = JSON, seconds: float | None = None) -> Any:
         """Send one request and return the answer; raise ApiError for a refusal. With `seconds` it is read as it comes, for so long.
 
-        Nothing is sent twice: a write may have been done, and a read is asked again by who needs it. What the official client gives
-        is who asks (which may change: tokens of clouds run out) and how the API server is known.
+        What cannot be reached is asked again while there is patience, and so is what has too much to do. Applies with a version are not:
+        they may have been done, and would find it changed. What the official client gives is who asks (which may change: tokens of clouds
+        run out) and how the API server is known.
         """
-        self.calls += 1
         headers = {"Accept": JSON, **({"Content-Type": content_type} if body is not None else {})}
-        headers.update({each["key"]: each["value"] for each in self._configuration.auth_settings().values() if each["in"] == "header" and each["value"]})
+        headers.update({each["key"]: each["value"].strip() for each in self._configuration.auth_settings().values() if each["value"]})
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=self._seconds if seconds is None else seconds)
-        try:
-            answer = self._client.rest_client.pool_manager.request(
-                method, self._configuration.host + path, body=None if body is None else json.dumps(body), headers=headers,
-                timeout=timeout, preload_content=seconds is None, retries=False,
-            )  # fmt: skip
-            if answer.status >= 300:
-                raise self._refused(answer)
-        except urllib3.exceptions.HTTPError as error:
-            raise Unreachable("the API server %s cannot be reached: %s" % (self._configuration.host, error)) from error
-        return answer
+        once = seconds is not None or "resourceVersion" in (body or {}).get("metadata", ())
+        end = time.monotonic() + self.patience
+        while True:
+            self.calls += 1
+            try:
+                answer = self._client.rest_client.pool_manager.request(
+                    method, self._configuration.host + path, body=None if body is None else json.dumps(body), headers=headers,
+                    timeout=timeout, preload_content=seconds is None, retries=False,
+                )  # fmt: skip
+            except urllib3.exceptions.HTTPError as error:
+                if once or time.monotonic() > end:
+                    raise Unreachable("the API server %s cannot be reached: %s" % (self._configuration.host, error)) from error
+            except ValueError as error:  # of which the text is the header's
+                raise DeploymentError("the token for %s is none: it holds what no header can" % self._configuration.host) from error
+            else:
+                if answer.status < 300:
+                    return answer
+                busy = answer.status == 429 or (answer.status >= 500 and not once)
+                if not busy or time.monotonic() > end:
+                    raise self._refused(answer)
+            time.sleep(AGAIN_SECONDS)
 
-    def _refused(self, answer: Any) -> ApiError:
+    def _refused(self, answer: Any) -> DeploymentError:
         """Return what the API server said, with what can be done about it."""
         body = answer.data.decode("utf-8", "replace")
         try:
@@ -238,7 +267,10 @@ class Cluster:
             said += ". What is immutable changes by undeploying and deploying anew"
         elif answer.status == 403 and "being terminated" in said:
             said += ". Wait until the namespace %s is gone, or take another" % self.namespace
-        return ApiError(said, answer.status, conflicts(status))
+        elif answer.status >= 500:
+            return Unreachable("the API server %s fails: %s" % (self._configuration.host, said))
+        missing = (status.get("details") or {}).get("name") if status.get("reason") == "NotFound" else None
+        return ApiError(said, answer.status, conflicts(status), missing)
 
 
 def _lines(response: Any, ended: threading.Event) -> Iterator[bytes]:

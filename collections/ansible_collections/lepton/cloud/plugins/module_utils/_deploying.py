@@ -19,6 +19,8 @@ from ._deployment import (
     continued,
     extract,
     is_ours,
+    notes_of,
+    restoring,
     rollback_target,
     rolled_back,
     selector_of,
@@ -30,6 +32,7 @@ from ._rollout_status import RolloutStatus, rollout_status, template_of
 
 TRIES = 5  # of an apply, while controllers write the status of the same object
 UNDO_SECONDS = 120  # for what was there before to be ready again
+PATIENCE_SECONDS = 60  # for an API server that does not answer while something is under way
 AUTOSCALER = "HorizontalPodAutoscaler"
 Report = Callable[[str], None]
 
@@ -48,6 +51,11 @@ class Apply:
     manifest: Manifest
     after: Manifest
     changes: list[Change]
+
+    @property
+    def needed(self) -> bool:
+        """Whether it is applied: what we only keep in a Deployment's annotations is no change of it, and has to be kept all the same."""
+        return bool(self.changes) or notes_of(self.before) != notes_of(self.after)
 
 
 @dataclass
@@ -108,13 +116,25 @@ def make_plan(cluster: Cluster, params: Mapping[str, Any]) -> Plan:
     else:
         target = rollback_target(live, cluster.list("ReplicaSet", selector_of(live)), params["revision"])
         if target:
-            _plan_apply(cluster, params, plan, rolled_back(config, target), live)
-            wanted, becomes = ({**live, "spec": {"template": template_of(each)}} for each in (target, plan.applies[0].after))
+            _plan_rollback(cluster, params, rolled_back(config, target), target, plan)
+    return plan
+
+
+def _plan_rollback(cluster: Cluster, params: Mapping[str, Any], manifest: Manifest, target: Manifest, plan: Plan) -> None:
+    """Plan the Deployment as it was, and around it what then belonged to it."""
+    live = plan.live or {}
+    options = stored_options(manifest)
+    around = manifests(plan.name, options, None, _selector(live)) if options else {("Deployment", plan.name): manifest}
+    for kind, name in around:
+        if kind == "Deployment":
+            _plan_apply(cluster, params, plan, manifest, live)
+            wanted, becomes = ({**live, "spec": {"template": template_of(each)}} for each in (target, plan.applies[-1].after))
             left = changes(wanted, becomes)
             if left:
                 fields = ", ".join(sorted({change.field for change in left}))
-                raise DeploymentError("%s cannot be brought back whole: other managers hold %s. Change these with what made them" % (name, fields))
-    return plan
+                raise DeploymentError("%s cannot be brought back whole: other managers hold %s. Change these with what made them" % (plan.name, fields))
+        else:
+            _plan_companion(cluster, params, plan, around[kind, name])
 
 
 def _check_scaling(live: Manifest, replicas: int | None) -> None:
@@ -130,20 +150,50 @@ def _check_scaling(live: Manifest, replicas: int | None) -> None:
 def _plan_deploy(cluster: Cluster, params: Mapping[str, Any], given: Mapping[str, Any], plan: Plan) -> None:
     live = plan.live
     options = {**({} if params["complete"] else stored_options(live)), **given}
-    objects = manifests(plan.name, options, _replicas(params, options, live))
-    for (kind, name), manifest in objects.items():
-        before = live if kind == "Deployment" else cluster.get(kind, name)
-        if before is not None and not is_ours(before) and not params["adopt"]:
-            raise DeploymentError("the %s %s in %s was made by somebody else: say adopt to take it over" % (kind, name, cluster.namespace))
-        if before is not None and before["metadata"].get("deletionTimestamp"):
-            raise DeploymentError("the %s %s is still being deleted: wait until it is gone" % (kind, name))
-        _plan_apply(cluster, params, plan, continued(manifest, live) if kind == "Deployment" else manifest, before)
-    for reference in ((live or {"metadata": {}})["metadata"].get("annotations") or {}).get(OBJECTS, "").split():
+    objects = manifests(plan.name, options, _replicas(params, options, live), _selector(live))
+    kept = []
+    for reference in str(notes_of(live)[OBJECTS] or "").split():
         kind, _slash, name = reference.partition("/")
         if kind in KINDS and (kind, name) not in objects:
             dropped = cluster.get(kind, name)
             if dropped is not None and is_ours(dropped):
                 plan.deletes.append(dropped)
+                kept.append(reference)  # until a later deployment finds it gone: this one may end before it has deleted it
+    for (kind, _name), manifest in objects.items():
+        if kind == "Deployment":
+            _refuse_deleted(live)
+            annotations = manifest["metadata"]["annotations"]
+            annotations[OBJECTS] = " ".join([*annotations[OBJECTS].split(), *kept])
+            _plan_apply(cluster, params, plan, continued(manifest, live), live)
+            _check_drain(options, plan.applies[-1].after)
+        else:
+            _plan_companion(cluster, params, plan, manifest)
+
+
+def _selector(live: Manifest | None) -> dict[str, str] | None:
+    return None if live is None else live["spec"]["selector"].get("matchLabels")
+
+
+def _plan_companion(cluster: Cluster, params: Mapping[str, Any], plan: Plan, manifest: Manifest) -> None:
+    kind, name = manifest["kind"], manifest["metadata"]["name"]
+    before = cluster.get(kind, name)
+    if before is not None and not is_ours(before) and not params["adopt"]:
+        raise DeploymentError("the %s %s in %s was made by somebody else: say adopt to take it over" % (kind, name, cluster.namespace))
+    _refuse_deleted(before)
+    _plan_apply(cluster, params, plan, manifest, before)
+
+
+def _refuse_deleted(before: Manifest | None) -> None:
+    if before is not None and before["metadata"].get("deletionTimestamp"):
+        raise DeploymentError("the %s %s is still being deleted: wait until it is gone" % (before["kind"], before["metadata"]["name"]))
+
+
+def _check_drain(options: Mapping[str, Any], after: Manifest) -> None:
+    """Raise DeploymentError where a cluster drops what drains pods: before Kubernetes 1.30 it does so without a word."""
+    containers = after["spec"]["template"]["spec"]["containers"]
+    wanted = options.get("drain_seconds") != 0 and "Deployment" not in options.get("merge", {})
+    if wanted and not any(((each.get("lifecycle") or {}).get("preStop") or {}).get("sleep") for each in containers):
+        raise DeploymentError("this cluster knows no preStop sleep (Kubernetes 1.30): say drain_seconds 0, and merge a preStop hook that its image can run")
 
 
 def _replicas(params: Mapping[str, Any], options: Mapping[str, Any], live: Manifest | None) -> int | None:
@@ -192,18 +242,19 @@ def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: 
     gone: list[Manifest] = []
     try:
         for thing in plan.first:
-            _delete(cluster, thing)
             gone.append(thing)
+            _delete(cluster, thing)
         for each in plan.applies:
-            if each.changes:
+            if each.needed:
                 try:
                     each.after = _apply(cluster, each, force=params["force_conflicts"])
                 except Unreachable:
                     done.append(each)  # which it may be
                     raise
                 done.append(each)
+                cluster.patience = PATIENCE_SECONDS  # from now on giving up would leave something half done
         if plan.wait:
-            _wait_ready(cluster, plan, params["wait_seconds"], deadline, report)
+            _wait_ready(cluster, plan, params, deadline, report)
     except Superseded:
         raise
     except DeploymentError as error:
@@ -220,13 +271,13 @@ def _delete(cluster: Cluster, thing: Manifest) -> None:
     cluster.delete(thing["kind"], thing["metadata"]["name"], thing["metadata"]["uid"], dry_run=False)
 
 
-def _wait_ready(cluster: Cluster, plan: Plan, seconds: int, deadline: float, report: Report) -> None:
+def _wait_ready(cluster: Cluster, plan: Plan, params: Mapping[str, Any], deadline: float, report: Report) -> None:
     """Wait until the Deployment that was applied is rolled out; raise DeploymentError that says why it is not."""
     for each in plan.applies:
         if each.kind == "Deployment":
-            status = wait_for(cluster, each.after, deadline, report)
+            status = wait_for(cluster, each.after, deadline, params["stuck_seconds"], report)
             if not status.done:
-                late = "" if status.failed else " and not more within %d s" % seconds
+                late = "" if status.failed else " and not more within %d s" % params["wait_seconds"]
                 raise DeploymentError("%s: %s%s%s" % (plan.name, status.progress, late, ": " + status.why if status.why else ""))
 
 
@@ -247,8 +298,8 @@ def _apply(cluster: Cluster, each: Apply, *, force: bool) -> Manifest:
     raise DeploymentError("the %s %s changes faster than it could be applied: ask again" % (each.kind, each.name))
 
 
-def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Report) -> RolloutStatus:
-    """Watch a rollout to its end, its failure or the deadline, and return how it then stands."""
+def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, stuck_seconds: float, report: Report) -> RolloutStatus:
+    """Watch a rollout to its end, its failure or the deadline, and return how it then stands. What is stuck for so long has failed."""
     name = deployment["metadata"]["name"]
     selector = {"labelSelector": selector_of(deployment)}
     wanted = {"Deployment": {"fieldSelector": "metadata.name=" + name}, "ReplicaSet": selector, "Pod": selector}
@@ -256,7 +307,8 @@ def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Re
     status, told = rollout_status(deployment), ""
     if status.done:  # as an apply that changed nothing answers
         return status
-    for kind, event, thing in cluster.watch(wanted, deadline):
+    until = [deadline]
+    for kind, event, thing in cluster.watch(wanted, lambda: until[0]):
         if event == "GONE":
             known[kind].clear()
             continue
@@ -267,15 +319,18 @@ def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, report: Re
         else:
             known[kind][thing["metadata"]["uid"]] = thing
         for live in known["Deployment"].values():
+            if live["metadata"]["generation"] < deployment["metadata"]["generation"]:
+                continue  # an API server that does not know of our change yet
             if template_of(live) != template_of(deployment):
                 raise Superseded("somebody else deployed %s meanwhile: what runs now is theirs, and this did not finish" % name)
-            status = rollout_status(live, known["ReplicaSet"].values(), known["Pod"].values())
+            status = rollout_status(live, known["ReplicaSet"].values(), known["Pod"].values(), deployment)
             if (news := "%s %s" % (status.progress, status.why)) != told:
                 report(news.strip())
                 told = news
             if status.done or status.failed:
                 return status
-    return status
+            until[0] = min(until[0], time.monotonic() + stuck_seconds) if status.stuck else deadline
+    return status._replace(failed=status.stuck and until[0] < deadline)
 
 
 def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Report) -> None:
@@ -284,7 +339,7 @@ def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Repor
     wanted = {"Deployment": {"fieldSelector": "metadata.name=" + metadata["name"], "resourceVersion": metadata["resourceVersion"]}}
     report("ending its pods")
     begun = False
-    for _kind, event, live in cluster.watch(wanted, deadline):
+    for _kind, event, live in cluster.watch(wanted, lambda: deadline):
         if event == "GONE" and begun:  # the watch ended and begins anew
             now = cluster.get("Deployment", metadata["name"])
             if now is None or now["metadata"]["uid"] != metadata["uid"]:
@@ -297,22 +352,31 @@ def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Repor
 
 def _undo(cluster: Cluster, plan: Plan, done: list[Apply], gone: list[Manifest], report: Report) -> str:
     """Bring back what was there before, and return in a sentence what that came to."""
-    try:
-        report("bringing back what was there before")
-        for each in reversed(done):
+    report("bringing back what was there before")
+    cluster.patience = PATIENCE_SECONDS
+    troubles = []
+    for each in reversed(done):
+        try:
+            if each.kind == "PersistentVolumeClaim":
+                continue  # data stays
             if each.before is not None:
-                each.after = cluster.apply(applied(each.before), dry_run=False, force=True)
+                each.after = cluster.apply(restoring(each.before, each.after), dry_run=False, force=True)
             elif (now := cluster.get(each.kind, each.name)) is not None and is_ours(now):
                 _delete(cluster, now)
-        for thing in gone:
+        except DeploymentError as error:
+            troubles.append("the %s %s: %s" % (each.kind, each.name, error))
+    for thing in gone:
+        try:
             cluster.apply(applied(thing), dry_run=False, force=True)
-    except DeploymentError as error:
-        return "What was there before could not be brought back: %s" % error
+        except DeploymentError as error:
+            troubles.append("the %s %s: %s" % (thing["kind"], thing["metadata"]["name"], error))
+    if troubles:
+        return "What was there before could not be brought back: %s" % "; ".join(troubles)
     if plan.live is None:
         return "There was none before, so it is deleted again"
     deployment = next((each.after for each in done if each.kind == "Deployment"), plan.live)
     try:
-        status = wait_for(cluster, deployment, time.monotonic() + UNDO_SECONDS, report)
+        status = wait_for(cluster, deployment, time.monotonic() + UNDO_SECONDS, UNDO_SECONDS, report)
     except DeploymentError as error:
         return str(error)
     image = plan.live["spec"]["template"]["spec"]["containers"][0]["image"]

@@ -12,7 +12,7 @@ import json
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ._changes import Change
-from ._manifest import AROUND, CONTAINER, MANAGER, OBJECTS, OPTIONS, OURS_LABEL, RESTARTED, DeploymentError, Manifest, stored_options
+from ._manifest import AROUND, CONTAINER, MANAGER, OBJECTS, OPTIONS, OURS_LABEL, RESTARTED, DeploymentError, Manifest, key_of, merged, stored_options
 from ._rollout_status import REVISION, owned, revision_of, template_of
 
 NOISE = (REVISION, OBJECTS, OPTIONS, "kubectl.kubernetes.io/last-applied-configuration")
@@ -34,7 +34,13 @@ def is_ours(live: Mapping[str, Any]) -> bool:
 
 def autoscaled(live: Mapping[str, Any]) -> bool:
     """Return whether a HorizontalPodAutoscaler of ours gives this deployment its number of replicas."""
-    return "HorizontalPodAutoscaler/" in ((live["metadata"].get("annotations") or {}).get(OBJECTS) or "")
+    return bool(stored_options(live).get("autoscale"))
+
+
+def notes_of(thing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what we keep of a Deployment in its annotations, which shows in no difference."""
+    annotations = ((thing or {}).get("metadata") or {}).get("annotations") or {}
+    return {name: annotations.get(name) for name in (OBJECTS, OPTIONS)}
 
 
 def extract(live: Mapping[str, Any]) -> Manifest:
@@ -42,12 +48,20 @@ def extract(live: Mapping[str, Any]) -> Manifest:
 
     The same as client-go's ExtractDeployment. Empty where nothing of it was ever applied by us.
     """
+    fields = _our_fields(live)
+    return _named(live, _extracted(live, fields)) if fields else {}
+
+
+def _our_fields(live: Mapping[str, Any]) -> dict[str, Any]:
     for entry in live["metadata"].get("managedFields") or ():
         if entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
-            found: Manifest = _extracted(live, entry.get("fieldsV1") or {})
-            found.setdefault("metadata", {})["name"] = live["metadata"]["name"]
-            return {"apiVersion": live["apiVersion"], "kind": live["kind"], **found}
+            return dict(entry.get("fieldsV1") or {})
     return {}
+
+
+def _named(live: Mapping[str, Any], config: Mapping[str, Any]) -> Manifest:
+    metadata = {**config.get("metadata", {}), "name": live["metadata"]["name"]}
+    return {"apiVersion": live["apiVersion"], "kind": live["kind"], **config, "metadata": metadata}
 
 
 def _extracted(value: Any, fields: Mapping[str, Any]) -> Any:
@@ -81,14 +95,13 @@ def continued(wanted: Mapping[str, Any], live: Mapping[str, Any] | None) -> Mani
     """
     if live is None:
         return dict(wanted)
-    selector, running = live["spec"]["selector"], [each["name"] for each in live["spec"]["template"]["spec"]["containers"]]
-    if CONTAINER not in running and len(running) > 1:
+    running = [each["name"] for each in live["spec"]["template"]["spec"]["containers"]]
+    if CONTAINER not in running and len(running) > 1 and not is_ours(live):
         raise DeploymentError("%s has the containers %s, and none of them is called %s" % (live["metadata"]["name"], ", ".join(running), CONTAINER))
     template = wanted["spec"]["template"]
-    labels = {**template["metadata"]["labels"], **(selector.get("matchLabels") or {})}
     containers = [{**each, "name": running[0]} if CONTAINER not in running and each["name"] == CONTAINER else each for each in template["spec"]["containers"]]
-    template = {**template, "metadata": {**template["metadata"], "labels": labels}, "spec": {**template["spec"], "containers": containers}}
-    spec = {**wanted["spec"], "selector": selector, "template": template}
+    template = {**template, "spec": {**template["spec"], "containers": containers}}
+    spec = {**wanted["spec"], "selector": live["spec"]["selector"], "template": template}
     moment = ((live["spec"]["template"].get("metadata") or {}).get("annotations") or {}).get(RESTARTED)
     return with_restart({**wanted, "spec": spec}, moment) if moment else {**wanted, "spec": spec}
 
@@ -195,10 +208,10 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
         for name, item in value.items():
             found.update(_flat(item, "%s.%s" % (path, name) if path else str(name)))
         return found
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+    if isinstance(value, list) and (key := key_of(value)):
         found = {}
         for item in value:
-            found.update(_flat({key: below for key, below in item.items() if key != "name"} or "there", "%s[%s]" % (path, item["name"])))
+            found.update(_flat({name: below for name, below in item.items() if name != key} or "there", "%s[%s]" % (path, item[key])))
         return found
     return {path: value}
 
@@ -217,6 +230,16 @@ def conflict_text(what: str, found: Sequence[Conflict]) -> str:
     """Return who owns what, and what can be done about it."""
     told = "; ".join("%s belongs to %s" % conflict for conflict in found)
     return "%s: %s. Leave these fields to them, or say force_conflicts to take them over" % (what, told)
+
+
+def restoring(before: Mapping[str, Any], after: Mapping[str, Any]) -> Manifest:
+    """Return what, applied, brings an object back to how it was `before` we applied something and it became `after`.
+
+    That is what we had applied until then, and what of others we have taken over since: a field that only we hold would be gone with
+    our leaving it. All of it where we had never applied anything.
+    """
+    config = extract(before)
+    return merged(config, _named(before, _extracted(before, _our_fields(after)))) if config else applied(before)
 
 
 def applied(live: Mapping[str, Any]) -> Manifest:

@@ -23,6 +23,8 @@ OPTIONS = "cloud.lepton/options"  # what was asked for, so that the next who ask
 RESTARTED = "cloud.lepton/restartedAt"
 CONTAINER = "model"
 PROBE_SECONDS = 5
+PULL_SECONDS = 600  # for a node to be there and the image on it
+UNASKED_SECONDS = 10  # for one that nothing asks whether it is well to end, if it does
 # What a rollback leaves as it is, since no revision of the pods' template has it.
 AROUND = (
     "allow_from", "autoscale", "max_surge", "max_unavailable", "min_available", "revision_history", "service_port", "service_type",
@@ -61,22 +63,23 @@ def check_name(name: str) -> str:
     return name
 
 
-def manifests(name: str, given: Mapping[str, Any], replicas: int | None) -> dict[tuple[str, str], Manifest]:
+def manifests(name: str, given: Mapping[str, Any], replicas: int | None, selector: Mapping[str, str] | None = None) -> dict[tuple[str, str], Manifest]:
     """Return the objects that the options describe, by (kind, name) and in the order in which they are made.
 
     `given` are those options of the module that describe a deployment. `replicas` None leaves the number to whoever owns it.
-    Raises DeploymentError that names the option.
+    `selector` is that of a Deployment that is there, which can never be changed. Raises DeploymentError that names the option.
     """
+    labels_of_pods = selector or {NAME_LABEL: name}
     check_name(name)
     if "image" not in given:
         raise DeploymentError("there is no deployment %s yet: image is needed to make one" % name)
     made = [
         _service_account(name) if given.get("own_service_account") else None,
         *(_claim(name, volume) for volume in given.get("volumes", ()) if volume.get("size")),
-        _network_policy(name, given) if "allow_from" in given else None,
-        _disruption_budget(name, given["min_available"]) if "min_available" in given else None,
-        _service(name, given) if "port" in given else None,
-        _deployment(name, given, replicas),
+        _network_policy(name, given, labels_of_pods) if "allow_from" in given else None,
+        _disruption_budget(name, given["min_available"], labels_of_pods) if "min_available" in given else None,
+        _service(name, given, labels_of_pods) if "port" in given else None,
+        _deployment(name, given, replicas, labels_of_pods),
         _autoscaler(name, given["autoscale"]) if given.get("autoscale") else None,
     ]
     raw = _check_merge(given.get("merge", {}))
@@ -89,15 +92,27 @@ def manifests(name: str, given: Mapping[str, Any], replicas: int | None) -> dict
     missing = sorted(set(raw) - {kind for kind, _name in objects})
     if missing:
         raise DeploymentError("merge: no %s is made here, so nothing can be merged into one" % missing[0])
+    for (kind, called), each in objects.items():
+        _check_merged(kind, called, each)
     companions = ["%s/%s" % key for key in objects if key[0] not in ("Deployment", "PersistentVolumeClaim")]
-    objects["Deployment", name]["metadata"].setdefault("annotations", {}).update(
-        {OBJECTS: " ".join(companions), OPTIONS: json.dumps(given, sort_keys=True, separators=(",", ":"))}
-    )
-    for (kind, called), each in objects.items():  # what identifies them, a merge does not get to change
-        metadata = each["metadata"]
-        if (each["kind"], each["apiVersion"], metadata["name"]) != (kind, KINDS[kind], called) or metadata["labels"].get(OURS_LABEL) != MANAGER:
-            raise DeploymentError("merge: kind, apiVersion, name and the label %s of a %s are given by this module" % (OURS_LABEL, kind))
+    notes = {OBJECTS: " ".join(companions), OPTIONS: json.dumps(given, sort_keys=True, separators=(",", ":"))}
+    metadata = objects["Deployment", name]["metadata"]
+    metadata["annotations"] = {**metadata.get("annotations", {}), **notes}
     return objects
+
+
+def _check_merged(kind: str, name: str, each: Mapping[str, Any]) -> None:
+    """Raise DeploymentError for what identifies an object, or what the module itself needs of it, and a merge has changed."""
+    try:
+        same = (each["kind"], each["apiVersion"], each["metadata"]["name"], each["metadata"]["labels"][OURS_LABEL]) == (kind, KINDS[kind], name, MANAGER)
+        whole = isinstance(each["metadata"].get("annotations", {}), Mapping)
+        if kind == "Deployment":
+            pod = each["spec"]["template"]
+            whole = whole and isinstance(pod["metadata"]["labels"], Mapping) and any(item["name"] == CONTAINER for item in pod["spec"]["containers"])
+    except (KeyError, TypeError, AttributeError):
+        same = False
+    if not (same and whole):
+        raise DeploymentError("merge: kind, apiVersion, name, the label %s and the container of a %s are given by this module" % (OURS_LABEL, kind))
 
 
 def given_options(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,14 +140,20 @@ def merged(base: Any, part: Any) -> Any:
             else:
                 result[key] = merged(result.get(key), value)
         return result
-    if isinstance(base, list) and isinstance(part, list) and all(isinstance(item, Mapping) and "name" in item for item in [*base, *part]):
-        by_name = {item["name"]: item for item in base}
+    if isinstance(base, list) and isinstance(part, list) and (key := key_of([*base, *part])):
+        by_key = {item[key]: item for item in base}
         for item in part:
-            by_name[item["name"]] = merged(by_name.get(item["name"]), item)
-        return list(by_name.values())
+            by_key[item[key]] = merged(by_key.get(item[key]), item)
+        return list(by_key.values())
     if isinstance(part, Mapping):
         return merged({}, part)
     return part
+
+
+def key_of(items: Any) -> str | None:
+    """Return by what the items of a list are told apart, as Kubernetes does; None where they are not."""
+    found = (key for key in ("mountPath", "name") if items and all(isinstance(item, Mapping) and isinstance(item.get(key), str) for item in items))
+    return next(found, None)
 
 
 def _check_merge(raw: Any) -> Mapping[str, Any]:
@@ -146,10 +167,6 @@ def _check_merge(raw: Any) -> Mapping[str, Any]:
 def _object(kind: str, name: str, spec: Mapping[str, Any] | None = None) -> Manifest:
     shown: Manifest = {"apiVersion": KINDS[kind], "kind": kind, "metadata": {"name": name}}
     return shown if spec is None else {**shown, "spec": dict(spec)}
-
-
-def _selector(name: str) -> dict[str, Any]:
-    return {NAME_LABEL: name}
 
 
 def _service_account(name: str) -> Manifest:
@@ -167,25 +184,25 @@ def _claim_name(name: str, volume: Mapping[str, Any]) -> str:
     return str(volume.get("claim") or "%s-%s" % (name, volume["name"]))
 
 
-def _network_policy(name: str, given: Mapping[str, Any]) -> Manifest:
+def _network_policy(name: str, given: Mapping[str, Any], selector: Mapping[str, str]) -> Manifest:
     """Only the peers that are named may come in, and only to the model's port."""
     rule: dict[str, Any] = {"from": [dict(peer) for peer in given["allow_from"]]}
     if "port" in given:
-        rule["ports"] = [{"port": given["port"], "protocol": "TCP"}]
+        rule["ports"] = [{"port": "http", "protocol": "TCP"}]  # by name, so that each pod's own is meant while they change
     ingress = [rule] if given["allow_from"] else []  # an empty `from` would be everybody
-    return _object("NetworkPolicy", name, {"podSelector": {"matchLabels": _selector(name)}, "policyTypes": ["Ingress"], "ingress": ingress})
+    return _object("NetworkPolicy", name, {"podSelector": {"matchLabels": dict(selector)}, "policyTypes": ["Ingress"], "ingress": ingress})
 
 
-def _disruption_budget(name: str, least: str) -> Manifest:
+def _disruption_budget(name: str, least: str, selector: Mapping[str, str]) -> Manifest:
     if not re.fullmatch(r"\d{1,5}|\d{1,3}%", least, re.ASCII):
         raise DeploymentError("min_available: expected a number of pods or a share such as 50%%, not %s" % ascii(least[:20]))
     value: Any = least if least.endswith("%") else int(least)
-    return _object("PodDisruptionBudget", name, {"minAvailable": value, "selector": {"matchLabels": _selector(name)}})
+    return _object("PodDisruptionBudget", name, {"minAvailable": value, "selector": {"matchLabels": dict(selector)}})
 
 
-def _service(name: str, given: Mapping[str, Any]) -> Manifest:
+def _service(name: str, given: Mapping[str, Any], selector: Mapping[str, str]) -> Manifest:
     port = {"name": "http", "port": given.get("service_port", given["port"]), "targetPort": "http", "protocol": "TCP"}
-    return _object("Service", name, {"type": given.get("service_type", "ClusterIP"), "selector": _selector(name), "ports": [port]})
+    return _object("Service", name, {"type": given.get("service_type", "ClusterIP"), "selector": dict(selector), "ports": [port]})
 
 
 def _autoscaler(name: str, autoscale: Mapping[str, Any]) -> Manifest:
@@ -202,7 +219,7 @@ def _autoscaler(name: str, autoscale: Mapping[str, Any]) -> Manifest:
     return _object("HorizontalPodAutoscaler", name, spec)
 
 
-def _deployment(name: str, given: Mapping[str, Any], replicas: int | None) -> Manifest:
+def _deployment(name: str, given: Mapping[str, Any], replicas: int | None, selector: Mapping[str, str]) -> Manifest:
     start, drain, stop = (given.get(option, default) for option, default in (("start_seconds", 300), ("drain_seconds", 10), ("stop_seconds", 20)))
     pod: dict[str, Any] = {
         "containers": [_container(given, start, drain)],
@@ -223,22 +240,24 @@ def _deployment(name: str, given: Mapping[str, Any], replicas: int | None) -> Ma
         if option in given:
             pod[field] = given[option]
     if given.get("spread"):
-        how = {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": _selector(name)}}
+        how = {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": dict(selector)}}
         pod["topologySpreadConstraints"] = [{"topologyKey": key, **how} for key in given["spread"]]
     if given.get("image_pull_secrets"):
         pod["imagePullSecrets"] = [{"name": each} for each in given["image_pull_secrets"]]
-    labels = {**given.get("labels", {}), **_selector(name), OURS_LABEL: MANAGER}
+    labels = {**given.get("labels", {}), OURS_LABEL: MANAGER, NAME_LABEL: name, **selector}
     spec: dict[str, Any] = {
-        "selector": {"matchLabels": _selector(name)},
+        "selector": {"matchLabels": dict(selector)},
         "template": {"metadata": {"labels": labels}, "spec": pod},
         "revisionHistoryLimit": given.get("revision_history", 10),
-        # A model that is still loading is no failure; one that loads longer than it may is.
-        "progressDeadlineSeconds": start + 60,
+        # A model that is still loading is no failure; one that loads longer than it may is. Its image and its node may take their time too.
+        "progressDeadlineSeconds": start + PULL_SECONDS,
         "strategy": {
             "type": "RollingUpdate",
             "rollingUpdate": {"maxSurge": _share(given, "max_surge", "1"), "maxUnavailable": _share(given, "max_unavailable", "0")},
         },
     }
+    if "health_path" not in given:
+        spec["minReadySeconds"] = UNASKED_SECONDS
     if replicas is not None:
         spec["replicas"] = replicas
     return _object("Deployment", name, spec)

@@ -15,8 +15,9 @@ from ._command import clean
 
 HASH_LABEL = "pod-template-hash"  # which the deployment controller adds to the template of each ReplicaSet
 REVISION = "deployment.kubernetes.io/revision"
-# The kubelet says these after it has tried more than once, or will not try again.
-HOPELESS = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "RunContainerError")
+HOPELESS = ("InvalidImageName", "ErrImageNeverPull")  # the kubelet will not try again
+# It will, and one of these may pass: a registry that was busy, a Secret that is not known yet. While it stays, nothing goes on.
+STUCK = ("ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError", "RunContainerError")
 # What refuses a pod refuses the next one like it. A ServiceAccount that was made just now may not be known yet, and is none of these.
 FORBIDDING = ("exceeded quota", "violates PodSecurity", "denied the request", "denied request")
 CRASHES = 3  # restarts of a container after which the kubelet's back-off is believed
@@ -24,19 +25,26 @@ LONGEST = 300  # characters of one quotation
 
 
 class RolloutStatus(NamedTuple):
-    """`progress` such as '2/5 ready'; `why` quotes what holds it up, and is empty while nothing does."""
+    """`progress` such as '2/5 ready'; `why` quotes what holds it up, and is empty while nothing does. `stuck` is failed if it stays so."""
 
     progress: str
     done: bool
     failed: bool
     why: str
+    stuck: bool = False
 
 
-def rollout_status(deployment: Mapping[str, Any], replica_sets: Iterable[Mapping[str, Any]] = (), pods: Iterable[Mapping[str, Any]] = ()) -> RolloutStatus:
+def rollout_status(
+    deployment: Mapping[str, Any],
+    replica_sets: Iterable[Mapping[str, Any]] = (),
+    pods: Iterable[Mapping[str, Any]] = (),
+    before: Mapping[str, Any] | None = None,
+) -> RolloutStatus:
     """Return how the rollout of a Deployment stands.
 
     `replica_sets` and `pods` may hold those of others too: only what the Deployment owns counts, by owner's uid and not by labels,
-    and of its pods only those of the newest revision.
+    and of its pods only those of the newest revision. `before` is the Deployment as it was when it was changed: a deadline that an
+    earlier rollout has missed stays in its conditions for a while.
     """
     metadata, spec, status = deployment.get("metadata") or {}, deployment.get("spec") or {}, deployment.get("status") or {}
     wanted = spec.get("replicas", 1)
@@ -49,19 +57,25 @@ def rollout_status(deployment: Mapping[str, Any], replica_sets: Iterable[Mapping
     progress = "%d/%d ready" % (min(ready, wanted), wanted)
     if updated == wanted == total == available:
         return RolloutStatus("%d/%d ready" % (wanted, wanted), True, False, "")
-    said, hopeless = _troubles(newest, pods)
-    conditions = {condition.get("type"): condition for condition in status.get("conditions") or ()}
-    failure = conditions.get("ReplicaFailure") or {}
+    said, hopeless, stuck = _troubles(newest, pods)
+    # A Deployment also repeats what an older ReplicaSet was refused.
+    failure = _conditions(deployment if newest is None else newest).get("ReplicaFailure") or {}
     if failure.get("status") == "True":
         said.insert(0, _quote("", failure.get("reason"), failure.get("message")))
         hopeless = hopeless or any(words in str(failure.get("message")) for words in FORBIDDING)
-    progressing = conditions.get("Progressing") or {}
+    progressing = _conditions(deployment).get("Progressing") or {}
     late = progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
+    if before is not None and progressing == _conditions(before).get("Progressing"):
+        late = False
     if late and not said:
         said.append(_quote("", progressing.get("reason"), progressing.get("message")))
     if spec.get("paused") and not said:
         said.append("the deployment is paused: kubectl rollout resume lets it go on")
-    return RolloutStatus(progress, False, late or hopeless, "; ".join(said))
+    return RolloutStatus(progress, False, late or hopeless, "; ".join(said), stuck)
+
+
+def _conditions(thing: Mapping[str, Any]) -> dict[Any, Mapping[str, Any]]:
+    return {condition.get("type"): condition for condition in (thing.get("status") or {}).get("conditions") or ()}
 
 
 def owned(owner: Mapping[str, Any], objects: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -100,12 +114,12 @@ def newest_replica_set(deployment: Mapping[str, Any], replica_sets: Iterable[Map
     return min(same, key=lambda each: str(each["metadata"].get("creationTimestamp")), default=None)
 
 
-def _troubles(replica_set: Mapping[str, Any] | None, pods: Iterable[Mapping[str, Any]]) -> tuple[list[str], bool]:
-    """Return what the pods of a ReplicaSet say, each thing once, and whether waiting can be of no use."""
-    if replica_set is None:
-        return [], False
+def _troubles(replica_set: Mapping[str, Any] | None, pods: Iterable[Mapping[str, Any]]) -> tuple[list[str], bool, bool]:
+    """Return what the pods of a ReplicaSet say, each thing once, whether waiting is of no use, and whether it may be of none."""
     said: dict[str, str] = {}
-    hopeless = False
+    hopeless = stuck = False
+    if replica_set is None:
+        return [], hopeless, stuck
     for pod in owned(replica_set, pods):
         name, status = (pod.get("metadata") or {}).get("name"), pod.get("status") or {}
         for condition in status.get("conditions") or ():
@@ -121,8 +135,9 @@ def _troubles(replica_set: Mapping[str, Any] | None, pods: Iterable[Mapping[str,
             if ended:
                 quoted += " (it ended with exit code %s%s)" % (ended.get("exitCode"), _after_colon(ended.get("message") or ended.get("reason")))
             said.setdefault(reason, quoted)
+            stuck = stuck or reason in STUCK
             hopeless = hopeless or reason in HOPELESS or (reason == "CrashLoopBackOff" and (container.get("restartCount") or 0) >= CRASHES)
-    return list(said.values()), hopeless
+    return list(said.values()), hopeless, stuck
 
 
 def _quote(pod: Any, reason: Any, message: Any) -> str:

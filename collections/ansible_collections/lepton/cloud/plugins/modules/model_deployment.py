@@ -306,6 +306,11 @@ options:
       - How long that may take.
     type: int
     default: 3600
+  stuck_seconds:
+    description:
+      - How long pods may be without an image, or with one that cannot be pulled or started, before the rollout has failed.
+    type: int
+    default: 60
   progress_pipe:
     description:
       - A FIFO that lines of progress are written to. On this machine, the module's action plugin gives one.
@@ -374,7 +379,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._changes import diff_of
 from ..module_utils._cluster_module import CLUSTER_OPTIONS, EXCLUSIVE, cluster_of, deployment_result
-from ..module_utils._deploying import apply_plan, make_plan
+from ..module_utils._deploying import PATIENCE_SECONDS, apply_plan, make_plan
 
 VOLUME = {
     "name": {"type": "str", "required": True},
@@ -467,6 +472,7 @@ def main() -> None:
             rollback_on_failure={"type": "bool", "default": False},
             wait={"type": "bool", "default": True},
             wait_seconds={"type": "int", "default": 3600},
+            stuck_seconds={"type": "int", "default": 60},
             progress_pipe={"type": "path"},
         ),
         mutually_exclusive=[*EXCLUSIVE, ("service_account", "own_service_account")],
@@ -478,6 +484,7 @@ def main() -> None:
         if not module.check_mode:
             with reporting(params["progress_pipe"]) as report:
                 apply_plan(cluster, plan, params, report)
+        cluster.patience = PATIENCE_SECONDS
         after = cluster.get("Deployment", plan.name)
         module.exit_json(
             changed=bool(plan.changes),
