@@ -95,7 +95,7 @@ class Cluster:
             whole = config.kube_config.KubeConfigMerger(path or config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION).config
             if whole is None:
                 raise DeploymentError("the kubeconfig %s is not there, or empty" % shown)
-            known = {each["name"]: each.get("context") or {} for each in whole.value.get("contexts") or ()}
+            known = {each.value["name"]: each.value.get("context") or {} for each in whole.value.get("contexts") or ()}
             chosen = whole.value.get("current-context") if context is None else context
             if chosen not in known:
                 raise DeploymentError("there is no context %s in the kubeconfig %s: expected one of %s" % (ascii(chosen), shown, ", ".join(sorted(known))))

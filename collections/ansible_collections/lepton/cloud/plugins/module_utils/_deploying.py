@@ -238,6 +238,7 @@ def _plan_removal(cluster: Cluster, name: str, live: Manifest | None) -> Plan:
 def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: Report) -> None:
     """Do what is planned and wait for it. What fails brings back what was there, where that is asked for, and says so."""
     deadline = time.monotonic() + params["wait_seconds"]
+    cluster.patience = PATIENCE_SECONDS  # from now on giving up would leave something half done
     done: list[Apply] = []
     gone: list[Manifest] = []
     try:
@@ -252,7 +253,6 @@ def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: 
                     done.append(each)  # which it may be
                     raise
                 done.append(each)
-                cluster.patience = PATIENCE_SECONDS  # from now on giving up would leave something half done
         if plan.wait:
             _wait_ready(cluster, plan, params, deadline, report)
     except Superseded:
@@ -353,7 +353,6 @@ def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Repor
 def _undo(cluster: Cluster, plan: Plan, done: list[Apply], gone: list[Manifest], report: Report) -> str:
     """Bring back what was there before, and return in a sentence what that came to."""
     report("bringing back what was there before")
-    cluster.patience = PATIENCE_SECONDS
     troubles = []
     for each in reversed(done):
         try:

@@ -379,7 +379,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._changes import diff_of
 from ..module_utils._cluster_module import CLUSTER_OPTIONS, EXCLUSIVE, cluster_of, deployment_result
-from ..module_utils._deploying import PATIENCE_SECONDS, apply_plan, make_plan
+from ..module_utils._deploying import apply_plan, make_plan
 
 VOLUME = {
     "name": {"type": "str", "required": True},
@@ -484,7 +484,6 @@ def main() -> None:
         if not module.check_mode:
             with reporting(params["progress_pipe"]) as report:
                 apply_plan(cluster, plan, params, report)
-        cluster.patience = PATIENCE_SECONDS
         after = cluster.get("Deployment", plan.name)
         module.exit_json(
             changed=bool(plan.changes),
