@@ -283,8 +283,8 @@ def ssh_server() -> Iterator[SshServer]:
 
 PROBES = {
     # Each says when it begins and ends, so that a test sees what ran, how often, and whether at once.
-    "slow": "{risk: change, rerun: safe, plan: check, locks: [probe/slow], timeout: 60}",
-    "once": "{risk: change, rerun: never, plan: check, locks: [probe/once], timeout: 60}",
+    "slow": "{risk: change, rerun: safe, plan: check, locks: [probe/slow], timeout: 300}",
+    "once": "{risk: change, rerun: never, plan: check, locks: [probe/once], timeout: 300}",
     "short": "{risk: change, rerun: never, plan: check, timeout: 2}",
 }
 ECHO_OPTIONS = "{word: {type: str, required: true}, number: {type: int, default: 1}, size: {type: str}, flag: {type: bool, default: false}, many: {type: list, elements: str}, kind: {type: str, choices: [a, b], default: a}}"  # fmt: skip  # noqa: E501

@@ -134,11 +134,12 @@ def test_what_was_typed_is_not_lost_with_its_trigger(workspace_stand: Stand, ada
 
 def test_500s_and_429s_in_a_row_delay_the_end_and_do_not_lose_it(workspace_stand: Stand, ada: Person, trace: Path) -> None:
     ada.say("/lepton probe slow")
-    ada.wait(lambda text: "running" in text)
+    ada.wait(lambda text: "its tasks stand in the thread" in text)  # else the end of its list would fail in a later test
     httpx.post(f"{workspace_stand.base_url}people/limit", json={"method": "chat.update", "times": 2, "retry_after": 1}).raise_for_status()
     fault(workspace_stand, method="chat.stopStream", times=1, status=500)
     go(trace)
     ada.wait(lambda text: "*changed*" in text)
+    eventually(lambda: (message := task_list(ada)) and message.get("stream_ended"))
 
 
 def test_a_button_of_another_workspace_and_one_of_last_week_change_nothing(workspace_stand: Stand, ada: Person, trace: Path) -> None:
