@@ -16,6 +16,7 @@ description:
   - Lists the deployments of one namespace that were made by M(lepton.cloud.model_deployment), with the state of their rollouts.
   - Of one that is named it tells the revisions that it can be rolled back to, and its pods.
 extends_documentation_fragment:
+  - lepton.cloud.attributes
   - lepton.cloud.attributes.info_module
   - lepton.cloud.cluster
 options:
