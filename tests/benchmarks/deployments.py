@@ -92,7 +92,7 @@ def measure(cluster: Cluster, folder: Path, peer: Path) -> dict[str, dict[str, t
             namespace = f"bench-{who}-{repeat}"
             cluster.kubectl("create", "namespace", namespace)
             config = str(cluster.kubeconfig_for(who))
-            for what in ("deploy", "again", "scale", "update", "rollback"):
+            for what in ("deploy", "again", "update", "rollback", "scale"):  # theirs could not be applied again after their own scaling
                 before = cluster.requests(who)
                 took = run(folder, peer, tasks_of(who, what, config, namespace))
                 if what != "update":
