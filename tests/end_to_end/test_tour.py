@@ -59,7 +59,8 @@ def test_over_http_with_signatures_and_retries() -> None:
             ada.say("/lepton probe once", copies=3)
             ada.wait(lambda text: "*changed*" in text)
             assert (folder / "trace").read_text().split() == ["begin", "end"]
-            assert len([message for message in ada.answers() if "probe once" in text_of(message)]) == 1
+            answers = [message for message in ada.answers() if "probe once" in text_of(message)]
+            assert len([message for message in answers if "stream" not in message]) == 1  # of a slow run there is a list of tasks too
             ada.mention("host show")
             ada.wait(lambda text: "VCPUS FREE" in text)
             ada.say("/lepton node show")
