@@ -52,7 +52,7 @@ def tasks_of(who: str, what: str, kubeconfig: str, namespace: str) -> list[dict[
     image = "model:2" if what == "update" else "model:1"
     if who == "ours":
         given = {
-            "deploy": {"image": image, "replicas": 2, "port": 8080, "cpus": 0.5, "memory": "1GiB", "drain_seconds": 0},
+            "deploy": {"image": image, "replicas": 2, "port": 8080, "health_path": "/ready", "cpus": 0.5, "memory": "1GiB", "drain_seconds": 0},
             "scale": {"replicas": 4}, "rollback": {"state": "rolled_back"},
         }  # fmt: skip
         options = given.get("deploy" if what in ("update", "again") else what, {})
