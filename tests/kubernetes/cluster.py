@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ USERS = {"admin": "", "ours": f",{COUNTED}", "theirs": f",{COUNTED}"}  # with th
 GIVEN = "LEPTON_TEST_KUBECONFIG"
 
 
+@cache
 def cluster_missing() -> list[str]:
     """Return what this machine lacks to build and run a control plane, [] when nothing or where a cluster is given."""
     if GIVEN in os.environ:
@@ -53,14 +55,14 @@ def build(say: Callable[[str], None] = print) -> Path:
     sources = [path for name in ("controlplane", "kwok") for path in sorted((HERE / name).iterdir()) if path.suffix in (".go", ".mod", ".sum")]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     version = _version("controlplane", "k8s.io/kubernetes")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton" / "kubernetes" / f"{version}-{digest}"
-    if (cache / "kwok").exists():
-        return cache
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lepton" / "kubernetes" / f"{version}-{digest}"
+    if (kept / "kwok").exists():
+        return kept
     major, minor = version.removeprefix("v").split(".")[:2]
     told = "k8s.io/component-base/version"
     flags = f"-s -w -X {told}.gitVersion={version} -X {told}.gitMajor={major} -X {told}.gitMinor={minor}"
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_name(f"{cache.name}.part{os.getpid()}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_name(f"{kept.name}.part{os.getpid()}")
     part.mkdir()
     for name, package, ldflags in (("controlplane", ".", flags), ("kwok", "sigs.k8s.io/kwok/cmd/kwok", "-s -w")):
         say(f"building {name} for Kubernetes {version} once, which takes minutes: {part / name}")
@@ -71,15 +73,14 @@ def build(say: Callable[[str], None] = print) -> Path:
         if done.returncode:
             raise RuntimeError(f"{name} could not be built:\n{done.stderr[-4000:]}")
         say(f"built {name} in {time.monotonic() - begun:.0f} s")
+    listed = ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]
+    folder = subprocess.run(listed, cwd=HERE / "kwok", capture_output=True, text=True, check=True).stdout.strip()
     for stage in STAGES:
-        folder = subprocess.run(
-            ["go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"], cwd=HERE / "kwok", capture_output=True, text=True, check=True
-        ).stdout.strip()
         (part / Path(stage).name).write_text((Path(folder) / "kustomize/stage" / stage).read_text())
     with suppress(OSError):  # another run was first
-        part.rename(cache)
+        part.rename(kept)
     shutil.rmtree(part, ignore_errors=True)
-    return cache
+    return kept
 
 
 def _version(module: str, package: str) -> str:

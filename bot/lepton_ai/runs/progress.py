@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.lepton.cloud.plugins.module_utils._rollout_status import SAID
 from ansible_collections.lepton.cloud.plugins.module_utils._steps import field_name
 
 from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
@@ -17,7 +18,6 @@ from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent
 LONGEST = 4000  # characters of one text that is kept
 MOST = 2000  # entries of one list that are kept
 PLANNER = "lepton.cloud.plan"
-SAID = "lepton progress: "  # begins what the action plugin model_deployment displays
 LONGEST_SAID = 300
 DEEPEST = 12  # levels of a result
 _HOST_KINDS = {

@@ -16,7 +16,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-PROGRESS = "lepton progress: "
+from ..module_utils._rollout_status import SAID
 
 
 class ActionModule(ActionBase):
@@ -56,4 +56,4 @@ class ActionModule(ActionBase):
 def _show(pipe: IO[str]) -> None:
     with pipe as lines:
         for line in lines:
-            Display().display(PROGRESS + line.rstrip("\n"))
+            Display().display(SAID + line.rstrip("\n"))

@@ -94,8 +94,7 @@ def make_plan(cluster: Cluster, params: Mapping[str, Any]) -> Plan:
     """Return the plan that the module's options ask for. Nothing is changed; raises DeploymentError for what cannot be."""
     name, state = check_name(params["name"]), params["state"]
     live = cluster.get("Deployment", name)
-    if live is not None and not is_ours(live) and not params["adopt"]:
-        raise DeploymentError("the deployment %s in %s was made by somebody else: say adopt to take it over" % (name, cluster.namespace))
+    _refuse_foreign(cluster, params, "deployment", live)
     if state == "absent":
         return _plan_removal(cluster, name, live)
     plan = Plan(name, live, wait=params["wait"])
@@ -177,10 +176,15 @@ def _selector(live: Manifest | None) -> dict[str, str] | None:
 def _plan_companion(cluster: Cluster, params: Mapping[str, Any], plan: Plan, manifest: Manifest) -> None:
     kind, name = manifest["kind"], manifest["metadata"]["name"]
     before = cluster.get(kind, name)
-    if before is not None and not is_ours(before) and not params["adopt"]:
-        raise DeploymentError("the %s %s in %s was made by somebody else: say adopt to take it over" % (kind, name, cluster.namespace))
+    _refuse_foreign(cluster, params, kind, before)
     _refuse_deleted(before)
     _plan_apply(cluster, params, plan, manifest, before)
+
+
+def _refuse_foreign(cluster: Cluster, params: Mapping[str, Any], what: str, before: Manifest | None) -> None:
+    if before is not None and not is_ours(before) and not params["adopt"]:
+        name = before["metadata"]["name"]
+        raise DeploymentError("the %s %s in %s was made by somebody else: say adopt to take it over" % (what, name, cluster.namespace))
 
 
 def _refuse_deleted(before: Manifest | None) -> None:
@@ -307,7 +311,7 @@ def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, stuck_seco
     status, told = rollout_status(deployment), ""
     if status.done:  # as an apply that changed nothing answers
         return status
-    until = [deadline]
+    until, template = [deadline], template_of(deployment)
     for kind, event, thing in cluster.watch(wanted, lambda: until[0]):
         if event == "GONE":
             known[kind].clear()
@@ -321,7 +325,7 @@ def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, stuck_seco
         for live in known["Deployment"].values():
             if live["metadata"]["generation"] < deployment["metadata"]["generation"]:
                 continue  # an API server that does not know of our change yet
-            if template_of(live) != template_of(deployment):
+            if template_of(live) != template:
                 raise Superseded("somebody else deployed %s meanwhile: what runs now is theirs, and this did not finish" % name)
             status = rollout_status(live, known["ReplicaSet"].values(), known["Pod"].values(), deployment)
             if (news := "%s %s" % (status.progress, status.why)) != told:

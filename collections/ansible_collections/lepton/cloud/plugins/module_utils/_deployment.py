@@ -12,7 +12,21 @@ import json
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from ._changes import Change
-from ._manifest import AROUND, CONTAINER, MANAGER, OBJECTS, OPTIONS, OURS_LABEL, RESTARTED, DeploymentError, Manifest, key_of, merged, stored_options
+from ._manifest import (
+    AROUND,
+    CONTAINER,
+    MANAGER,
+    OBJECTS,
+    OPTIONS,
+    OURS_LABEL,
+    RESTARTED,
+    DeploymentError,
+    Manifest,
+    key_of,
+    merged,
+    options_text,
+    stored_options,
+)
 from ._rollout_status import REVISION, owned, revision_of, template_of
 
 NOISE = (REVISION, OBJECTS, OPTIONS, "kubectl.kubernetes.io/last-applied-configuration")
@@ -129,7 +143,7 @@ def rolled_back(config: Mapping[str, Any], replica_set: Mapping[str, Any]) -> Ma
     options.update({option: value for option, value in now.items() if option in AROUND})
     metadata = dict(config["metadata"])
     if then:
-        metadata["annotations"] = {**(metadata.get("annotations") or {}), OPTIONS: json.dumps(options, sort_keys=True, separators=(",", ":"))}
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), OPTIONS: options_text(options)}
     return {**config, "metadata": metadata, "spec": {**config["spec"], "template": template_of(replica_set)}}
 
 

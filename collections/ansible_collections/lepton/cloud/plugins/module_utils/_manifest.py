@@ -95,7 +95,7 @@ def manifests(name: str, given: Mapping[str, Any], replicas: int | None, selecto
     for (kind, called), each in objects.items():
         _check_merged(kind, called, each)
     companions = ["%s/%s" % key for key in objects if key[0] not in ("Deployment", "PersistentVolumeClaim")]
-    notes = {OBJECTS: " ".join(companions), OPTIONS: json.dumps(given, sort_keys=True, separators=(",", ":"))}
+    notes = {OBJECTS: " ".join(companions), OPTIONS: options_text(given)}
     metadata = objects["Deployment", name]["metadata"]
     metadata["annotations"] = {**metadata.get("annotations", {}), **notes}
     return objects
@@ -118,6 +118,11 @@ def _check_merged(kind: str, name: str, each: Mapping[str, Any]) -> None:
 def given_options(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the module's options that describe a deployment and were given."""
     return {option: params[option] for option in DESCRIBING if params[option] is not None}
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """Return options as they are kept in an annotation, and stored_options reads them."""
+    return json.dumps(options, sort_keys=True, separators=(",", ":"))
 
 
 def stored_options(thing: Mapping[str, Any] | None) -> dict[str, Any]:
