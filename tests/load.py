@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,11 +57,11 @@ def read_load(text: str) -> Load:
 
 
 @contextmanager
-def load(url: str, connections: int = CONNECTIONS) -> Iterator[Load]:
+def load(url: str, connections: int = CONNECTIONS, prefix: Sequence[str] = ()) -> Iterator[Load]:
     """Keep requests coming meanwhile; what is yielded holds the counts afterwards."""
     counted = Load()
     begun = time.monotonic()
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--timeout", "30s", "--latency", url]
+    command = [*prefix, "wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--timeout", "30s", "--latency", url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield counted

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 PROGRAMS = ("go", "etcd", "kubectl")
 OLDEST_GO = (1, 24)  # what Kubernetes 1.34 asks for
 START_SECONDS = 90
-STAGES = ("node/fast/node-initialize.yaml", "node/heartbeat/node-heartbeat.yaml", "pod/fast/pod-delete.yaml")
+STAGES = ("node/fast/node-initialize.yaml", "node/heartbeat/node-heartbeat.yaml")
 # Debian's etcd 3.4 lacks what lists by watching need, and clients that try fall back only after many seconds.
 CLIENTS = {"KUBE_FEATURE_WatchListClient": "false"}
 LOG = ("loading the model", "\x1b[31mlistening on 8080")  # what every simulated pod has written

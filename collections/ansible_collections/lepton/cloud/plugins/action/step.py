@@ -74,10 +74,14 @@ class ActionModule(ActionBase):
             if missing:
                 return {"failed": True, "msg": "lepton_secrets of %s has no %s" % (step["host"], ", ".join(missing))}
             args["secrets"] = {name: known[name] for name in args["secrets"]}
-        before = self._task.check_mode
-        self._task.check_mode = check
+        task = self._task
+        before = task.action, task.args, task.check_mode
+        task.action, task.args, task.check_mode = step["module"], args, check  # what the module's own action plugin goes by
         try:
-            answered: dict[str, Any] = self._execute_module(module_name=step["module"], module_args=args, task_vars=variables)
+            plugin = self._shared_loader_obj.action_loader.get(
+                task.action, task=task, connection=self._connection, play_context=self._play_context, loader=self._loader, templar=self._templar,
+                shared_loader_obj=self._shared_loader_obj,
+            )  # fmt: skip
+            return dict(self._execute_module(task_vars=variables) if plugin is None else plugin.run(task_vars=variables))
         finally:
-            self._task.check_mode = before
-        return answered
+            task.action, task.args, task.check_mode = before

@@ -31,6 +31,7 @@ BACKENDS = {
     "container": Backend("model_container", "container_hosts", "containers", "ports", "cpus", "exited"),
     "node": Backend("virtual_node", "hypervisors", "nodes", "forward_ports", "vcpus", "stopped"),
 }
+CLUSTERS = "clusters"  # the hosts of services whose replicas are pods
 
 
 def room_of(answer: Mapping[str, Any]) -> Room:

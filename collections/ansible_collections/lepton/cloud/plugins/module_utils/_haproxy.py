@@ -273,10 +273,14 @@ class Balancer:
             if time.monotonic() > deadline:
                 row = next((row for row in self.statistics().get(backend, []) if row["name"] == name), None)
                 if row is None or row["status"].startswith("DOWN"):
-                    self.command("shutdown sessions server %s/%s" % (backend, name))  # nobody is there any more to end them
+                    self.end_sessions(backend, name)
                     return
                 raise BalancerError("%s/%s still has %d sessions after %d s" % (backend, name, left, seconds))
             time.sleep(POLL_SECONDS)  # HAProxy tells nobody when a session ends
+
+    def end_sessions(self, backend: str, name: str) -> None:
+        """End what a server still has, since nobody is there any more to do so."""
+        self.command("shutdown sessions server %s/%s" % (backend, name))
 
     def _sessions(self, backend: str, name: str) -> int:
         """Return how many sessions a server has, those of workers that only finish what they had before a reload included."""

@@ -17,11 +17,12 @@ from typing import Any, Mapping
 
 from ._container import ContainerError, Limits, Spec, check_limits, check_spec, shown
 from ._dataset import Dataset, mount_of, read_dataset
+from ._manifest import DESCRIBING, DeploymentError, manifests
 from ._units import format_size, parse_size
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)  # its replicas are called NAME-NUMBER
 BALANCES = ("roundrobin", "leastconn", "first", "hash")
-BACKENDS = ("container", "node")
+BACKENDS = ("container", "node", "deployment")
 NODE_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", re.ASCII)
 IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII)
 MIB = 1024 * 1024
@@ -36,7 +37,11 @@ class ServiceError(ValueError):
 
 @dataclass(frozen=True)
 class Service:
-    """A declaration. `port` is the container's or node's, `listen_port` the one that clients use. Seconds are whole, memory has a unit."""
+    """A declaration. `port` is the container's, node's or pod's, `listen_port` the one that clients use. Seconds are whole, memory has a unit.
+
+    `cluster` is where a service of backend `deployment` runs, a host of the inventory's group `clusters`, and `deployment` holds those
+    options of M(lepton.cloud.model_deployment) that other backends do not have.
+    """
 
     image: str
     port: int
@@ -62,6 +67,8 @@ class Service:
     watch_seconds: int = 5
     max_error_rate: float = 0.05
     data: tuple[Dataset, ...] = ()
+    cluster: str | None = None
+    deployment: Mapping[str, Any] | None = None
 
     def to_fields(self) -> dict[str, Any]:
         """Return what is not the default, as it is written in an inventory."""
@@ -124,6 +131,10 @@ def _typed(field: str, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             raise ValueError("expected a list")
         return tuple(read_dataset(item) for item in value)
+    if field == "deployment":
+        if not isinstance(value, Mapping):
+            raise ValueError("expected a mapping of options")
+        return dict(value)
     if field == "environment":
         if not isinstance(value, Mapping):
             raise ValueError("expected a mapping of names to values")
@@ -151,8 +162,13 @@ def _check(name: str, service: Service) -> None:
         raise ServiceError("service %s: expected 1 <= min_replicas <= max_replicas <= 1000, not %d and %d" % (name, service.min_replicas, service.max_replicas))
     if not 0 <= service.max_error_rate <= 1:
         raise ServiceError("service %s: max_error_rate: expected a share from 0 to 1, not %g" % (name, service.max_error_rate))
+    if service.backend != "deployment" and (service.cluster is not None or service.deployment is not None):
+        raise ServiceError("service %s: cluster and deployment are for backend deployment" % name)
     if service.backend == "node":
         _check_node(name, service)
+        return
+    if service.backend == "deployment":
+        _check_deployment(name, service)
         return
     if len({item.name for item in service.data}) < len(service.data):
         raise ServiceError("service %s: data: two of them have the same name" % name)
@@ -176,6 +192,45 @@ def _check_node(name: str, service: Service) -> None:
         raise ServiceError("service %s: memory: a node has whole MiB, not %s" % (name, service.memory))
     if not HEALTH_PATH.fullmatch(service.health_path):
         raise ServiceError("service %s: health_path: %s is not a path such as /v2/health/ready" % (name, ascii(service.health_path[:60])))
+
+
+# Those options of a deployment that a service has fields of its own for.
+SAID = (
+    "autoscale", "command", "cpus", "drain_seconds", "environment", "gpus", "health_path", "image", "memory", "port", "service_port", "service_type",
+    "start_seconds", "stop_seconds", "user",
+)  # fmt: skip
+
+
+def _check_deployment(name: str, service: Service) -> None:
+    """Raise ServiceError for what a replica that is a pod cannot have, or has under another name."""
+    if service.cluster is None:
+        raise ServiceError("service %s: cluster is missing: which host of the inventory's group clusters it runs on" % name)
+    for field in ("secrets", "volumes", "data"):
+        if getattr(service, field):
+            raise ServiceError("service %s: %s: a pod's stand in the cluster, so say them as options of a deployment under deployment" % (name, field))
+    for field in ("gpus", "user"):
+        if not re.fullmatch(r"\d{1,9}", getattr(service, field) or "0"):
+            raise ServiceError("service %s: %s: expected a number for pods, not %s" % (name, field, ascii(getattr(service, field)[:40])))
+    if not HEALTH_PATH.fullmatch(service.health_path):
+        raise ServiceError("service %s: health_path: %s is not a path such as /v2/health/ready" % (name, ascii(service.health_path[:60])))
+    allowed = sorted(set(DESCRIBING) - set(SAID))
+    wrong = next((str(option) for option in service.deployment or () if option not in allowed), None)
+    if wrong is not None:
+        why = "is a field of the service itself, or has none" if wrong in SAID else "is no option of a deployment"
+        raise ServiceError("service %s: deployment: %s %s; expected one of %s" % (name, ascii(wrong[:40])[1:-1], why, ", ".join(allowed)))
+    try:
+        manifests(name, deployment_options(service), service.min_replicas)
+    except DeploymentError as error:
+        raise ServiceError("service %s: %s" % (name, error)) from error
+
+
+def deployment_options(service: Service) -> dict[str, Any]:
+    """Return what a service's fields say of its Deployment, as options of M(lepton.cloud.model_deployment)."""
+    options: dict[str, Any] = {field: getattr(service, field) for field in ("image", "port", "health_path", "start_seconds", "drain_seconds", "stop_seconds")}
+    numbers = {field: None if (value := getattr(service, field)) is None else int(value) for field in ("gpus", "user")}
+    command = None if service.command is None else list(service.command)
+    optional = {"cpus": service.cpus, "memory": service.memory, "command": command, "environment": dict(service.environment) or None, **numbers}
+    return {**options, **{option: value for option, value in optional.items() if value is not None}}
 
 
 # What a replica's container is made from: where one of these differs, another container is needed.

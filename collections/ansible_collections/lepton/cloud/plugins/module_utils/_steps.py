@@ -31,6 +31,8 @@ OPTIONS = {
     "virtual_node": "lepton_host",
     "container_dataset": "lepton_engine",
     "model_container": "lepton_engine",
+    "model_deployment": "lepton_cluster",
+    "load_balancer_info": "lepton_balancer",
     "load_balancer_server": "lepton_balancer",
     "load_balancer_service": "lepton_balancer",
 }

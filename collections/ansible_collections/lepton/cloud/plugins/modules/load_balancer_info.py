@@ -23,6 +23,16 @@ options:
     description:
       - Only this service.
     type: str
+  servers:
+    description:
+      - Wait until the service O(name) has so many servers that are ready and up, no more and no fewer. For services of backend
+        C(deployment), whose servers come and go with the pods.
+    type: int
+  wait_seconds:
+    description:
+      - How long that may take.
+    type: int
+    default: 60
 """
 
 EXAMPLES = r"""
@@ -64,13 +74,17 @@ foreign:
   sample: {intranet: [wiki-1]}
 """
 
+import time
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._balancer import Entry, agreement
+from ..module_utils._balancer import BalancerError, Entry, agreement, is_up
 from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result
 from ..module_utils._command import clean
 from ..module_utils._foreign import Proxy, read_proxies
+from ..module_utils._haproxy import Balancer
 
+POLL_SECONDS = 0.2
 COUNTED = ("sessions", "queued", "rate", "requests", "http_2xx", "http_4xx", "http_5xx", "connection_errors", "response_errors", "retries")
 SERVER_COUNTED = (*COUNTED, "status", "queue_ms", "connect_ms", "response_ms", "total_ms", "check", "last_check")
 
@@ -99,10 +113,31 @@ def proxy_result(proxy: Proxy) -> dict:
     return dict(shown, other_backends=proxy.other_backends, servers=servers, lost=[clean(word) for word in proxy.lost])
 
 
+def wait_for_servers(balancer: Balancer, name: str, wanted: int, seconds: float) -> None:
+    """Wait until a service has so many servers that are ready and up; raise BalancerError that says how many it has."""
+    deadline = time.monotonic() + seconds
+    while True:
+        rows = {row["name"]: row for row in balancer.statistics().get(name, [])}
+        ready = [server.name for server in balancer.servers().get(name, {}).values() if server.state == "ready"]
+        serving = [server for server in ready if server in rows and is_up(rows[server])]
+        if len(serving) == wanted == len(ready):
+            return
+        if time.monotonic() > deadline:
+            hint = "does lepton-endpoints run on this load balancer, and reach the cluster?"
+            raise BalancerError("%s has %d servers that are up, and not %d, after %d s: %s" % (name, len(serving), wanted, seconds, hint))
+        time.sleep(POLL_SECONDS)  # HAProxy tells nobody when a server comes or goes
+
+
 def main() -> None:
-    module = AnsibleModule(argument_spec=dict(BALANCER_OPTIONS, name={"type": "str"}), supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=dict(BALANCER_OPTIONS, name={"type": "str"}, servers={"type": "int"}, wait_seconds={"type": "int", "default": 60}),
+        required_by={"servers": "name"},
+        supports_check_mode=True,
+    )
     name = module.params["name"]
     with balancer_of(module) as balancer:
+        if module.params["servers"] is not None and not module.check_mode:
+            wait_for_servers(balancer, name, module.params["servers"], module.params["wait_seconds"])
         entries = balancer.entries()
         running, rows = balancer.servers(), balancer.statistics()
         ours = {entry.name for entry in entries}
