@@ -18,7 +18,10 @@ import pytest
 from tests.conftest import ROOT, eventually, require
 
 pytestmark = [pytest.mark.haproxy, pytest.mark.docker, pytest.mark.slow]
-FOLDERS = ("/etc/haproxy", "/etc/default", "/etc/docker", "/etc/keepalived", "/run/haproxy", "/var/lib/haproxy", "/var/lib/lepton")
+FOLDERS = (
+    "/etc/haproxy", "/etc/default", "/etc/docker", "/etc/keepalived", "/etc/lepton", "/etc/systemd/system", "/run/haproxy", "/var/lib/haproxy",
+    "/var/lib/lepton",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,35 @@ def test_a_load_balancer_as_the_role_makes_it_is_what_the_modules_need(tmp_path:
     done = inside(tmp_path, "timeout", "60", "sh", "-c", script)
     assert '"reloaded": true' in done.stdout, done.stdout + (tmp_path / "log").read_text()
     assert (tmp_path / "etc-haproxy" / "lepton.d" / "chat.cfg").exists()
+
+
+def test_a_load_balancer_that_knows_a_cluster_follows_its_pods(tmp_path: Path) -> None:
+    clusters = {"gpu": {"api_server": "https://127.0.0.1:1", "token": "secret-word", "validate_certs": False}}
+    variables = {"load_balancer_clusters": clusters, "load_balancer_endpoints_dir": "/var/lib/lepton/endpoints", "load_balancer_maxconn": 2000}
+    assert changed(role(tmp_path, "load_balancer", **variables)) > 0
+    again = role(tmp_path, "load_balancer", **variables)
+    assert changed(again) == 0
+    assert "secret-word" not in again.stdout
+    settings = tmp_path / "etc-lepton" / "endpoints.json"
+    assert settings.stat().st_mode & 0o777 == 0o600
+    unit = (tmp_path / "etc-systemd-system" / "lepton-endpoints.service").read_text()
+    path, start = (re.search(rf"^{name}=(.*)$", unit, re.MULTILINE) for name in ("Environment", "ExecStart"))
+    assert path is not None
+    assert start is not None
+    declared = {"backend": "deployment", "cluster": "gpu", "image": "m:1", "port": 1, "listen_port": 18097}
+    given = json.dumps({"name": "chat", "replicas": 1, "declaration": declared})
+    # HAProxy as its unit starts it, and the program as its own does, with Debian's Python and its client of Kubernetes.
+    script = (
+        f"haproxy -W -D -f /etc/haproxy/haproxy.cfg -f /etc/haproxy/lepton.d -p {tmp_path}/pid -S /run/haproxy-master.sock >{tmp_path}/log 2>&1; "
+        f"while [ ! -S /run/haproxy/admin.sock ] || [ ! -S /run/haproxy-master.sock ]; do sleep 0.1; done; "
+        f"{ROOT}/.venv/bin/ansible -i {ROOT}/inventories/sandbox here -m lepton.cloud.load_balancer_service -a '{given}' >>{tmp_path}/log 2>&1; "
+        f"env {path[1]} {start[1]} >{tmp_path}/said 2>&1 & "
+        f"for try in $(seq 300); do grep -q chat {tmp_path}/said && break; sleep 0.1; done; "
+        f"kill $! $(cat {tmp_path}/pid)"
+    )
+    inside(tmp_path, "timeout", "90", "sh", "-c", script)
+    said = (tmp_path / "said").read_text()
+    assert "chat: the API server https://127.0.0.1:1 cannot be reached" in said, said + (tmp_path / "log").read_text()
 
 
 def test_a_floating_address_needs_a_secret(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ PORT = 18000
 END = "2s"  # that a pod serves on after it was told to end
 DECLARED = {
     "backend": "deployment", "cluster": "gpu", "image": "models/chat:1", "port": 8080, "listen_port": PORT, "max_replicas": 5, "drain_seconds": 5,
-    "memory": "1GiB", "deployment": {"merge": {"Deployment": {"spec": {"template": {"metadata": {"annotations": {"lepton.test/end": END}}}}}}},
+    "memory": "1GiB", "deployment": {"stuck_seconds": 2, "merge": {"Deployment": {"spec": {"template": {"metadata": {"annotations": {"lepton.test/end": END}}}}}}},
 }  # fmt: skip
 START = "import sys; from pathlib import Path; from lepton_ai.sandbox.balancer import start_balancer; start_balancer(Path(sys.argv[1]))"
 
@@ -56,6 +56,14 @@ class Site:
         self.haproxy = HAProxy(**self.options)
         self.cluster = {"kubeconfig": str(namespace.cluster.kubeconfig), "namespace": namespace.name}
         self.declare(DECLARED)
+        # The program asks as somebody who has exactly the rights of its role.
+        rules = yaml.safe_load((ROOT / "collections/ansible_collections/lepton/cloud/rbac/endpoints-role.yml").read_text())["rules"]
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "endpoints"}, "rules": rules}
+        namespace.kubectl("create", "-f", "-", given=role)
+        namespace.kubectl("create", "serviceaccount", "endpoints")
+        namespace.kubectl("create", "rolebinding", "endpoints", "--role=endpoints", f"--serviceaccount={namespace.name}:endpoints")
+        token = namespace.kubectl("create", "token", "endpoints").strip()
+        self.limited = str(namespace.cluster.kubeconfig_for(token, namespace=namespace.name))
 
     def declare(self, declared: dict[str, Any]) -> None:
         here = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
@@ -83,7 +91,7 @@ class Site:
     def follow(self) -> None:
         """Start the program as its unit does."""
         settings = self.folder / "endpoints.json"
-        settings.write_text(json.dumps({"balancer": self.options, "clusters": {"gpu": self.cluster}}))
+        settings.write_text(json.dumps({"balancer": self.options, "clusters": {"gpu": {"kubeconfig": self.limited}}}))
         log = (self.folder / "endpoints.log").open("a")
         program = "ansible_collections.lepton.cloud.plugins.module_utils._follow"
         self.follower = subprocess.Popen([sys.executable, "-m", program, settings], stdout=log, stderr=log, text=True)
@@ -179,4 +187,86 @@ def test_the_same_operations_with_clients_and_no_request_is_lost(site: Site) -> 
     assert counted.dropped == 0, counted
     site.do("delete")
     assert site.namespace.find("deployment", "chat") is None
+    assert site.haproxy.entries() == []
+
+
+def test_what_moves_by_itself_is_followed_and_what_breaks_loses_nothing(site: Site) -> None:
+    site.do("create", replicas=3)
+    cluster = site.namespace.cluster
+    with load(f"http://127.0.0.1:{PORT}/", prefix=site.inside()) as counted:
+        # A node is drained, say: Kubernetes ends a pod and makes another one.
+        gone = site.pods()[0]
+        site.namespace.kubectl("delete", "pod", gone, "--wait=false")
+        eventually(lambda: gone not in site.serving() and site.agree())
+        # Nobody follows for a while, and what was missed is made up for.
+        site.leave()
+        gone = site.pods()[0]
+        site.namespace.kubectl("delete", "pod", gone, "--wait=false")
+        eventually(lambda: gone not in site.pods() and len(site.pods()) == 3)
+        assert gone in site.serving()
+        site.follow()
+        eventually(site.agree)
+        # While the API server is away everything stays as it is, and a reload of HAProxy changes nothing.
+        cluster.stop("kube-apiserver")
+        try:
+            eventually(lambda: "cannot be reached" in site.log())
+            site.haproxy.reload()
+            eventually(lambda: len(site.serving()) == 3)
+        finally:
+            cluster.start("kube-apiserver")
+            cluster.wait_ready()
+        eventually(lambda: "it is well again" in site.log())
+        site.namespace.kubectl("scale", "deployment", "chat", "--replicas=4")  # somebody else
+        eventually(lambda: len(site.pods()) == 4 and site.agree())
+        site.do("reconcile")  # what is wanted is 3
+        assert len(site.serving()) == 3
+        site.do("balance")
+        site.do("update", again=True)
+        eventually(site.agree)
+    assert counted.requests > 100
+    assert counted.dropped == 0, (counted, site.log())
+
+
+def test_what_fails_is_taken_back(site: Site) -> None:
+    told = site.do("create", image="no.invalid/chat:1", fails=True)
+    assert "ImagePullBackOff" in told
+    assert "all of it was taken back" in told
+    assert site.namespace.find("deployment", "chat") is None
+    assert site.haproxy.entries() == []
+    site.do("create")
+    (pod,) = site.serving()
+    told = site.do("update", image="no.invalid/chat:2", fails=True)
+    assert "ImagePullBackOff" in told
+    assert site.namespace.image() == "models/chat:1"
+    assert site.serving() == [pod]
+    assert site.haproxy.entries()[0].service.image == "models/chat:1"
+    assert "may have 1 to 5 replicas, not 9" in site.do("scale", replicas=9, fails=True)
+    assert site.serving() == [pod]
+    site.leave()  # nobody follows, so what was deployed is not served, and the run says whom to look for
+    site.declare({**DECLARED, "drain_seconds": 1})
+    told = site.do("scale", replicas=2, fails=True)
+    assert "chat has 1 servers that are up, and not 2" in told
+    assert "does lepton-endpoints run" in told
+    site.follow()
+    eventually(lambda: len(site.serving()) == 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"cluster": None}, "cluster is missing"),
+        ({"cluster": "elsewhere"}, "has no host 'elsewhere'"),
+        ({"secrets": ["key"]}, "say them as options of a deployment"),
+        ({"deployment": {"autoscale": {}}}, "autoscale is a field of the service itself, or has none"),
+        ({"deployment": {"colour": "red"}}, "colour is no option of a deployment"),
+        ({"deployment": ["a"]}, "expected a mapping of options"),
+        ({"gpus": "all"}, "gpus: expected a number for pods"),
+        ({"backend": "container"}, "cluster and deployment are for backend deployment"),
+    ],
+)
+def test_bad_declarations_change_nothing(site: Site, wrong: dict[str, Any], said: str) -> None:
+    site.declare({**DECLARED, **wrong})
+    before = site.namespace.everything()
+    assert said in site.do("create", fails=True)
+    assert site.namespace.everything() == before
     assert site.haproxy.entries() == []

@@ -213,7 +213,7 @@ def _check_deployment(name: str, service: Service) -> None:
             raise ServiceError("service %s: %s: expected a number for pods, not %s" % (name, field, ascii(getattr(service, field)[:40])))
     if not HEALTH_PATH.fullmatch(service.health_path):
         raise ServiceError("service %s: health_path: %s is not a path such as /v2/health/ready" % (name, ascii(service.health_path[:60])))
-    allowed = sorted(set(DESCRIBING) - set(SAID))
+    allowed = sorted({*DESCRIBING, "stuck_seconds"} - set(SAID))
     wrong = next((str(option) for option in service.deployment or () if option not in allowed), None)
     if wrong is not None:
         why = "is a field of the service itself, or has none" if wrong in SAID else "is no option of a deployment"
