@@ -239,8 +239,11 @@ def _plan_removal(cluster: Cluster, name: str, live: Manifest | None) -> Plan:
     return plan
 
 
-def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: Report) -> None:
-    """Do what is planned and wait for it. What fails brings back what was there, where that is asked for, and says so."""
+def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: Report) -> Manifest | None:
+    """Do what is planned, wait for it, and return the Deployment as it then is, None when there is none.
+
+    What fails brings back what was there, where that is asked for, and says so.
+    """
     deadline = time.monotonic() + params["wait_seconds"]
     cluster.patience = PATIENCE_SECONDS  # from now on giving up would leave something half done
     done: list[Apply] = []
@@ -269,6 +272,9 @@ def apply_plan(cluster: Cluster, plan: Plan, params: Mapping[str, Any], report: 
         _delete(cluster, thing)
         if thing["kind"] == "Deployment" and params["wait"]:
             _wait_gone(cluster, thing, deadline, report)
+    if any(thing["kind"] == "Deployment" for thing in plan.deletes):
+        return None if params["wait"] else cluster.get("Deployment", plan.name)
+    return next((each.after if each.needed else each.before for each in plan.applies if each.kind == "Deployment"), plan.live)
 
 
 def _delete(cluster: Cluster, thing: Manifest) -> None:
@@ -279,7 +285,7 @@ def _wait_ready(cluster: Cluster, plan: Plan, params: Mapping[str, Any], deadlin
     """Wait until the Deployment that was applied is rolled out; raise DeploymentError that says why it is not."""
     for each in plan.applies:
         if each.kind == "Deployment":
-            status = wait_for(cluster, each.after, deadline, params["stuck_seconds"], report)
+            status, each.after = wait_for(cluster, each.after, deadline, params["stuck_seconds"], report)
             if not status.done:
                 late = "" if status.failed else " and not more within %d s" % params["wait_seconds"]
                 raise DeploymentError("%s: %s%s%s" % (plan.name, status.progress, late, ": " + status.why if status.why else ""))
@@ -302,16 +308,19 @@ def _apply(cluster: Cluster, each: Apply, *, force: bool) -> Manifest:
     raise DeploymentError("the %s %s changes faster than it could be applied: ask again" % (each.kind, each.name))
 
 
-def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, stuck_seconds: float, report: Report) -> RolloutStatus:
-    """Watch a rollout to its end, its failure or the deadline, and return how it then stands. What is stuck for so long has failed."""
+def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, stuck_seconds: float, report: Report) -> tuple[RolloutStatus, Manifest]:
+    """Watch a rollout to its end, its failure or the deadline, and return how it and its Deployment then stand.
+
+    What is stuck for so long has failed.
+    """
     name = deployment["metadata"]["name"]
     selector = {"labelSelector": selector_of(deployment)}
     wanted = {"Deployment": {"fieldSelector": "metadata.name=" + name}, "ReplicaSet": selector, "Pod": selector}
     known: dict[str, dict[str, Manifest]] = {kind: {} for kind in wanted}
     status, told = rollout_status(deployment), ""
     if status.done:  # as an apply that changed nothing answers
-        return status
-    until, template = [deadline], template_of(deployment)
+        return status, deployment
+    until, template, last = [deadline], template_of(deployment), deployment
     for kind, event, thing in cluster.watch(wanted, lambda: until[0]):
         if event == "GONE":
             known[kind].clear()
@@ -327,14 +336,14 @@ def wait_for(cluster: Cluster, deployment: Manifest, deadline: float, stuck_seco
                 continue  # an API server that does not know of our change yet
             if template_of(live) != template:
                 raise Superseded("somebody else deployed %s meanwhile: what runs now is theirs, and this did not finish" % name)
-            status = rollout_status(live, known["ReplicaSet"].values(), known["Pod"].values(), deployment)
+            status, last = rollout_status(live, known["ReplicaSet"].values(), known["Pod"].values(), deployment), live
             if (news := "%s %s" % (status.progress, status.why)) != told:
                 report(news.strip())
                 told = news
             if status.done or status.failed:
-                return status
+                return status, last
             until[0] = min(until[0], time.monotonic() + stuck_seconds) if status.stuck else deadline
-    return status._replace(failed=status.stuck and until[0] < deadline)
+    return status._replace(failed=status.stuck and until[0] < deadline), last
 
 
 def _wait_gone(cluster: Cluster, thing: Manifest, deadline: float, report: Report) -> None:
@@ -379,7 +388,7 @@ def _undo(cluster: Cluster, plan: Plan, done: list[Apply], gone: list[Manifest],
         return "There was none before, so it is deleted again"
     deployment = next((each.after for each in done if each.kind == "Deployment"), plan.live)
     try:
-        status = wait_for(cluster, deployment, time.monotonic() + UNDO_SECONDS, UNDO_SECONDS, report)
+        status, _live = wait_for(cluster, deployment, time.monotonic() + UNDO_SECONDS, UNDO_SECONDS, report)
     except DeploymentError as error:
         return str(error)
     image = plan.live["spec"]["template"]["spec"]["containers"][0]["image"]

@@ -481,10 +481,10 @@ def main() -> None:
     params: dict[str, Any] = module.params
     with cluster_of(module) as cluster:
         plan = make_plan(cluster, params)
+        after = plan.live
         if not module.check_mode:
             with reporting(params["progress_pipe"]) as report:
-                apply_plan(cluster, plan, params, report)
-        after = cluster.get("Deployment", plan.name)
+                after = apply_plan(cluster, plan, params, report)
         module.exit_json(
             changed=bool(plan.changes),
             diff=diff_of(plan.changes),
