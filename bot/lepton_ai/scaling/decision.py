@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a service at one moment: a pure function of its policy, of what is known now, and of what was done before.
+
+The same function decides live, in shadow and in a back-test. Its answer is a record that says what went in, what each rule wanted, which
+limits applied and what comes of it; `explain` says that in sentences, of a moment at which nothing was done too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from lepton_ai.scaling.outlook import TICK_SECONDS, Outlook
+from lepton_ai.scaling.policy import DAYS, Floor, Policy, Signal
+
+LATENCY_STEP = 2.0  # times as many replicas at most, for a latency that is too high
+OUTAGE_DROP = 0.5  # of the load within a few ticks, with errors or vanished targets: that is no quiet hour
+LEARNED = ("load", "utilisation")
+
+
+class Sample(NamedTuple):
+    """A signal's value as it was read: None where nothing usable came, for the reason in `trouble`."""
+
+    value: float | None
+    age: float = 0.0
+    coverage: float = 1.0
+    trouble: str = ""
+
+
+class Action(NamedTuple):
+    """A change of the number of replicas that was asked for, by whom, and when (seconds since the epoch)."""
+
+    when: float
+    before: int
+    after: int
+    by: str = "policy"
+
+
+class Pin(NamedTuple):
+    """A number that a person has set, until when, and why."""
+
+    replicas: int
+    until: float
+    by: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known of a service now. `asked` is how many replicas are wanted, `ready` how many serve."""
+
+    now: float
+    asked: int
+    ready: int
+    samples: Mapping[str, Sample]
+    outlooks: Mapping[str, Outlook] = field(default_factory=dict)  # of the signals that are learned from
+    lead_seconds: float = 60.0
+    actions: Sequence[Action] = ()  # of the past, the newest last
+    room: int | None = None  # for so many more replicas; None: nobody knows
+    hours_today: float = 0.0  # of replicas, since midnight
+    busy: str = ""  # what is under way, such as an update
+    errors: float = 0.0  # share of answers
+    vanished: float = 0.0  # share of targets
+    before: float | None = None  # the load a few ticks ago
+    pin: Pin | None = None
+    paused: str = ""
+    zone: datetime.tzinfo | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One tick's record. `outcome` is grow, cut, hold or ask; `final` is the number that is wanted from now on, or asked for."""
+
+    service: str
+    when: float
+    asked: int
+    ready: int
+    outcome: str
+    reason: str
+    raw: int
+    final: int
+    wants: dict[str, int]
+    limits: tuple[str, ...]
+    inputs: dict[str, dict[str, Any]]
+    lead_seconds: float
+    cost_change: float  # replica hours per day
+    next_check: float
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {**self.__dict__, "limits": list(self.limits)}
+
+
+Make = Callable[[str, str, int], Decision]  # outcome, reason, final number
+
+
+class Want(NamedTuple):
+    """What one rule wants: at least `up`, and no fewer than `keep` for a cut to be worth it."""
+
+    up: int
+    keep: int
+    why: str
+
+
+def decide(policy: Policy, situation: Situation) -> Decision:
+    """Return what the policy makes of a situation."""
+    asked = situation.asked
+    missing = {signal.name: trouble for signal in policy.signals if (trouble := _missing(signal, situation))}
+    wants = {signal.name: _want(policy, signal, situation) for signal in policy.signals if signal.name not in missing}
+    raised = max((want.up for want in wants.values()), default=0)
+    floor = _floor(policy, situation)
+    limits: list[str] = []
+
+    def made(outcome: str, reason: str, final: int) -> Decision:
+        return Decision(
+            policy.service, situation.now, asked, situation.ready, outcome, reason, raised, final, {name: want.up for name, want in wants.items()},
+            tuple(limits), _inputs(policy, situation, missing), situation.lead_seconds, (final - asked) * 24.0, situation.now + TICK_SECONDS,
+        )  # fmt: skip
+
+    if situation.pin is not None and situation.now < situation.pin.until:
+        pin = situation.pin
+        why = f"pinned to {pin.replicas} by {pin.by} until {_clock(pin.until, situation)}: {pin.why}"
+        return made("hold" if pin.replicas == asked else "grow" if pin.replicas > asked else "cut", why, pin.replicas)
+    if situation.paused:
+        return made("hold", f"paused: {situation.paused}", asked)
+
+    least = max(policy.min_replicas, floor.replicas if floor else 0)
+    target = max(raised, least)
+    if target > policy.max_replicas:
+        limits.append(f"max_replicas {policy.max_replicas}: {target} are wanted")
+        target = policy.max_replicas
+    if target > asked:
+        return _grow(policy, situation, target, limits, made, _why_up(wants, raised, floor, least))
+    if asked > policy.max_replicas:
+        limits.append(f"max_replicas {policy.max_replicas}: there are {asked}")
+    return _cut(policy, situation, least, wants, missing, limits, made)
+
+
+def _grow(policy: Policy, situation: Situation, target: int, limits: list[str], made: Make, why: str) -> Decision:
+    asked = situation.asked
+    if policy.max_step_up is not None and target - asked > policy.max_step_up:
+        limits.append(f"max_step_up {policy.max_step_up}: {target} are wanted")
+        target = asked + policy.max_step_up
+    if situation.room is not None and target - asked > situation.room:
+        limits.append(f"the hosts have room for {situation.room} more, and {target - asked} are wanted")
+        target = asked + max(0, situation.room)
+    ask = policy.approval.grow_alone is not None and target - asked > policy.approval.grow_alone
+    if ask:
+        limits.append(f"more than {policy.approval.grow_alone} more at once are asked for")
+    budget = policy.budget
+    if budget is not None and (foreseen := situation.hours_today + target * _hours_left(situation)) > budget.replica_hours_per_day:
+        limits.append(f"the budget of {budget.replica_hours_per_day:g} replica hours a day: with {target} it would be {foreseen:.0f} ({budget.beyond})")
+        if budget.beyond == "freeze":
+            return made("hold", f"{why}, and the budget is spent", asked)
+        ask = ask or budget.beyond == "ask"
+    if target <= asked:
+        return made("hold", f"{why}, and there is no room", asked)
+    return made("ask" if ask else "grow", why, target)
+
+
+def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, Want], missing: Mapping[str, str], limits: list[str], made: Make) -> Decision:
+    """Fewer replicas, if all that speaks against it is silent."""
+    asked = situation.asked
+    if missing:
+        return made("hold", f"nothing is cut while something is not known: {'; '.join(f'{name}: {why}' for name, why in missing.items())}", asked)
+    keep = min(max([least, *(want.keep for want in wants.values())]), policy.max_replicas)
+    if keep >= asked:
+        wanting = max(wants.items(), key=lambda item: item[1].keep)
+        return made("hold", "nothing to do" if least >= asked else f"{wanting[0]}: {wanting[1].why}", asked)
+    agreeing = sum(want.keep < asked for want in wants.values())
+    if agreeing < policy.evidence:
+        limits.append(f"evidence: {agreeing} of {policy.evidence} signals agree")
+        return made("hold", f"fewer would do for {agreeing} signals, and {policy.evidence} must agree", asked)
+    if situation.busy:
+        return made("hold", f"no cut while {situation.busy}", asked)
+    outage = _outage(situation)
+    if outage:
+        return made("hold", outage, asked)
+    grown = next((action for action in reversed(situation.actions) if action.after > action.before), None)
+    if grown is not None and situation.now - grown.when < policy.hold_seconds:
+        minutes = (situation.now - grown.when) / 60
+        return made("hold", f"{keep} would do, and there was growth {minutes:.0f} min ago (hold {policy.hold_seconds / 60:g} min)", asked)
+    if _reversals([*situation.actions, Action(situation.now, asked, keep)], situation.now, policy) > policy.flap_budget.reversals:
+        limits.append(f"flap_budget: {policy.flap_budget.reversals} reversals in {policy.flap_budget.within_seconds / 60:g} min")
+        return made("hold", f"{keep} would do, and the direction has changed often enough", asked)
+    target = keep
+    if policy.max_step_down is not None and asked - target > policy.max_step_down:
+        limits.append(f"max_step_down {policy.max_step_down}: {target} would do")
+        target = asked - policy.max_step_down
+    if asked - target <= policy.dead_band:
+        return made("hold", f"{target} would do, which is within the dead band of {policy.dead_band}", asked)
+    ask = (asked - target) / asked > policy.approval.cut_alone
+    if ask:
+        limits.append(f"a cut of more than {policy.approval.cut_alone:.0%} is asked for")
+    why = "; ".join(f"{name}: {want.why}" for name, want in wants.items())
+    return made("ask" if ask else "cut", why, target)
+
+
+def _missing(signal: Signal, situation: Situation) -> str:
+    """Return why a signal says nothing now, "" where it does."""
+    sample = situation.samples.get(signal.name, Sample(None, trouble="it was not asked"))
+    if sample.value is None:
+        return sample.trouble or "no sample"
+    if not math.isfinite(sample.value) or sample.value < 0:
+        return f"its value is {sample.value}"
+    if sample.age > signal.max_age_seconds:
+        return f"its newest sample is {sample.age:.0f} s old"
+    if sample.coverage < signal.min_coverage:
+        return f"only {sample.coverage:.0%} of its targets have a sample"
+    if sample.value == 0 and situation.vanished == 0 and (situation.before or 0) > 0 and signal.kind in LEARNED:
+        return "it is 0 at once, with all targets there"
+    return ""
+
+
+def _want(policy: Policy, signal: Signal, situation: Situation) -> Want:
+    value = situation.samples[signal.name].value or 0.0
+    if signal.kind == "queue":
+        up = _ceil(situation.ready + value / signal.capacity) if value > signal.capacity else 0
+        return Want(up, 0, f"{value:g} wait, and {signal.capacity:g} may")
+    if signal.kind == "latency":
+        factor = min(LATENCY_STEP, value / signal.capacity)
+        return Want(_ceil(situation.ready * factor) if factor > 1 else 0, 0, f"answers take {value:.2g} s, and {signal.capacity:g} is the objective")
+    useful = signal.capacity * policy.max_utilisation
+    load = value * situation.ready if signal.kind == "utilisation" else value
+    outlook = situation.outlooks.get(signal.name, Outlook(load, load, load, 0.0))
+    up = max(_ceil(outlook.peak / useful), _ceil(load / useful))
+    share = load / (situation.ready * signal.capacity) if situation.ready else math.inf
+    known = f"as in {outlook.days:.0f} days before" if outlook.days else "not learned yet, so with a margin"
+    growth = f"may be {outlook.peak:.3g} within {situation.lead_seconds:.0f} s ({known})"
+    return Want(up, max(up, _ceil(outlook.keep / useful)), f"{load:.3g} now is {share:.0%} of {situation.ready}, {growth}: that asks for {up}")
+
+
+def _ceil(value: float) -> int:
+    return math.ceil(value - 1e-9)
+
+
+def _why_up(wants: Mapping[str, Want], raised: int, floor: Floor | None, least: int) -> str:
+    if raised < least:
+        return f"at least {least} at this time" if floor is not None and floor.replicas == least else f"min_replicas {least}"
+    name, want = max(wants.items(), key=lambda item: item[1].up)
+    return f"{name}: {want.why}"
+
+
+def _floor(policy: Policy, situation: Situation) -> Floor | None:
+    """Return the highest floor that holds now."""
+    if not policy.floors:
+        return None
+    local = datetime.datetime.fromtimestamp(situation.now, situation.zone)
+    day, clock = DAYS[local.weekday()], local.strftime("%H:%M")
+    holding = [floor for floor in policy.floors if day in floor.days and floor.begin <= clock < floor.end]
+    return max(holding, key=lambda floor: floor.replicas, default=None)
+
+
+def _outage(situation: Situation) -> str:
+    """Return why less load is no reason to cut: it fell at once, and with errors or without targets."""
+    now = max((outlook.level for outlook in situation.outlooks.values()), default=0.0)
+    if situation.before and now < situation.before * OUTAGE_DROP and (situation.errors > 0 or situation.vanished > 0):
+        return f"load fell to {now / situation.before:.0%} at once, with {situation.errors:.0%} errors and {situation.vanished:.0%} of the targets gone"
+    if situation.vanished > 0:
+        return f"{situation.vanished:.0%} of the targets are gone"
+    return ""
+
+
+def _reversals(actions: Sequence[Action], now: float, policy: Policy) -> int:
+    recent = [action for action in actions if action.before != action.after and now - action.when <= policy.flap_budget.within_seconds]
+    return sum((one.after > one.before) != (two.after > two.before) for one, two in pairwise(recent))
+
+
+def _hours_left(situation: Situation) -> float:
+    local = datetime.datetime.fromtimestamp(situation.now, situation.zone)
+    return 24 - local.hour - local.minute / 60
+
+
+def _clock(moment: float, situation: Situation) -> str:
+    return datetime.datetime.fromtimestamp(moment, situation.zone).strftime("%a %H:%M")
+
+
+def _inputs(policy: Policy, situation: Situation, missing: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for signal in policy.signals:
+        sample = situation.samples.get(signal.name, Sample(None))
+        shown: dict[str, Any] = {"value": sample.value, "age": sample.age, "coverage": sample.coverage}
+        if signal.name in missing:
+            shown["missing"] = missing[signal.name]
+        if signal.name in situation.outlooks:
+            shown.update(situation.outlooks[signal.name]._asdict())
+        found[signal.name] = shown
+    return found
+
+
+def explain(decision: Decision) -> str:
+    """Return a decision in two or three sentences."""
+    change = decision.final - decision.asked
+    heads = {
+        "grow": f"{decision.service} {decision.asked} → {decision.final} ({change:+d}).",
+        "cut": f"{decision.service} {decision.asked} → {decision.final} ({change:+d}).",
+        "ask": f"{decision.service} would go {decision.asked} → {decision.final} ({change:+d}), and waits for a person's word.",
+        "hold": f"{decision.service} stays at {decision.asked}, of which {decision.ready} serve.",
+    }
+    reason = decision.reason[:1].upper() + decision.reason[1:]
+    limited = f" Limited by {'; '.join(decision.limits)}." if decision.limits else ""
+    cost = f" That is {decision.cost_change:+.0f} replica hours a day." if change else ""
+    return f"{heads[decision.outcome]} {reason}.{limited}{cost}"
