@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lepton_ai.asking import ask, stored_run, stored_runs, unwatched
 from lepton_ai.cli_rights import JsonOption, SiteOption, access_app, audit_app, freeze, locks_app, read_moment, unfreeze
+from lepton_ai.cli_scaling import scaling_app
 from lepton_ai.doctor import examine
 from lepton_ai.errors import LeptonError
 from lepton_ai.logs import configure_logs
@@ -29,7 +30,6 @@ from lepton_ai.paths import builtin_playbooks
 from lepton_ai.runs.model import Run, State
 from lepton_ai.sandbox.stand import stand, stop_stand
 from lepton_ai.sandbox.tour import Tour, commands
-from lepton_ai.serve import serve as serve_forever
 from lepton_ai.settings import Secrets, Settings, load_settings
 from lepton_ai.simulate import REFUSED, simulate, simulate_alert
 from lepton_ai.site import make_site
@@ -42,6 +42,7 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(access_app, name="access")
 app.add_typer(audit_app, name="audit")
 app.add_typer(locks_app, name="locks")
+app.add_typer(scaling_app, name="scaling")
 app.command()(freeze)
 app.command()(unfreeze)
 out = Console(highlight=False, soft_wrap=True)
@@ -324,6 +325,8 @@ def _first_team(settings: Settings) -> str:
 def serve(site: SiteOption = None) -> None:
     """Run the service: the Slack bot, the queue, and the socket that the other commands use."""
     try:
+        from lepton_ai.serve import serve as serve_forever  # all doors at once: other commands begin without them
+
         asyncio.run(serve_forever(load_settings(site), Secrets()))
     except BaseExceptionGroup as group:
         known, unknown = group.split(LeptonError)

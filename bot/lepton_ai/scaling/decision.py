@@ -136,7 +136,7 @@ def decide(policy: Policy, situation: Situation) -> Decision:
     if target > asked:
         return _grow(policy, situation, target, limits, made, _why_up(wants, raised, floor, least))
     if asked > policy.max_replicas:
-        limits.append(f"max_replicas {policy.max_replicas}: there are {asked}")
+        return made("cut", f"max_replicas is {policy.max_replicas}", policy.max_replicas)
     return _cut(policy, situation, least, wants, missing, limits, made)
 
 
@@ -167,7 +167,7 @@ def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, W
     asked = situation.asked
     if missing:
         return made("hold", f"nothing is cut while something is not known: {'; '.join(f'{name}: {why}' for name, why in missing.items())}", asked)
-    keep = min(max([least, *(want.keep for want in wants.values())]), policy.max_replicas)
+    keep = max([least, *(want.keep for want in wants.values())])
     if keep >= asked:
         wanting = max(wants.items(), key=lambda item: item[1].keep)
         return made("hold", "nothing to do" if least >= asked else f"{wanting[0]}: {wanting[1].why}", asked)

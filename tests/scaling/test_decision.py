@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One decision: what grows, what cuts, and above all what does not. Pure."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+import pytest
+
+from lepton_ai.scaling.decision import Action, Decision, Pin, Sample, Situation, decide, explain
+from lepton_ai.scaling.outlook import Outlook
+from lepton_ai.scaling.policy import Policy
+
+NOON = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.UTC).timestamp()  # a Friday
+LOAD = {"name": "load", "kind": "load", "capacity": 10}
+BASE: dict[str, Any] = {"service": "chat", "min_replicas": 1, "max_replicas": 10, "signals": [LOAD]}
+
+
+def decided(*, load: float = 20, peak: float | None = None, keep: float | None = None, policy: dict[str, Any] | None = None, **situation: Any) -> Decision:
+    outlook = Outlook(load, peak or load, keep or peak or load, 7.0)
+    given: dict[str, Any] = {
+        "now": NOON, "asked": 4, "ready": 4, "samples": {"load": Sample(load)}, "outlooks": {"load": outlook}, "zone": datetime.UTC, **situation,
+    }  # fmt: skip
+    return decide(Policy.model_validate({**BASE, **(policy or {})}), Situation(**given))
+
+
+def test_growth_goes_to_what_is_expected_before_more_can_be_there() -> None:
+    decision = decided(load=35, peak=60)
+    assert (decision.outcome, decision.final, decision.wants) == ("grow", 7, {"load": 7})
+    text = explain(decision)
+    assert text.startswith("chat 4 → 7 (+3). Load: 35 now is 88% of 4, may be 60 within 60 s (as in 7 days before): that asks for 7.")
+    assert "+72 replica hours a day" in text
+    assert json.loads(json.dumps(decision.record()))["final"] == 7
+
+
+def test_a_cut_keeps_what_may_be_wanted_soon() -> None:
+    assert (decided(load=10, keep=17).outcome, decided(load=10, keep=17).final) == ("cut", 2)
+    held = decided(load=10, peak=12, keep=36)
+    assert (held.outcome, held.final) == ("hold", 4)
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (Sample(None, trouble="Prometheus does not answer"), "Prometheus does not answer"),
+        (Sample(10, age=300), "its newest sample is 300 s old"),
+        (Sample(10, coverage=0.5), "only 50% of its targets have a sample"),
+        (Sample(float("nan")), "its value is nan"),
+        (Sample(float("inf")), "its value is inf"),
+        (Sample(-1), "its value is -1"),
+    ],
+)
+def test_nothing_is_cut_nor_grown_on_what_is_not_known(sample: Sample, said: str) -> None:
+    decision = decided(load=10, samples={"load": sample})
+    assert (decision.outcome, decision.final) == ("hold", 4)
+    assert said in decision.reason
+    assert said in decision.inputs["load"]["missing"]
+
+
+def test_zero_at_once_with_all_targets_there_is_not_believed() -> None:
+    assert "it is 0 at once" in decided(load=0, before=30.0).reason
+    assert decided(load=0, before=0.0).outcome == "cut"
+
+
+def test_one_signal_that_is_missing_does_not_keep_another_from_growing() -> None:
+    policy = {"signals": [LOAD, {"name": "cpu", "kind": "utilisation"}]}
+    samples = {"load": Sample(None, trouble="gone"), "cpu": Sample(0.95)}
+    decision = decided(policy=policy, samples=samples, outlooks={"cpu": Outlook(3.8, 5.0, 5.0, 1.0)})
+    assert (decision.outcome, decision.final) == ("grow", 6)
+    low = decided(policy=policy, samples={**samples, "cpu": Sample(0.1)}, outlooks={"cpu": Outlook(0.4, 0.5, 0.5, 1.0)})
+    assert (low.outcome, low.final) == ("hold", 4)
+
+
+def test_an_outage_is_no_quiet_hour() -> None:
+    assert "with 40% errors" in decided(load=5, before=30.0, errors=0.4).reason
+    assert "25% of the targets are gone" in decided(load=10, vanished=0.25).reason
+    assert decided(load=5, before=30.0).outcome == "cut"
+
+
+def test_no_cut_so_soon_after_growth_nor_while_an_update_runs() -> None:
+    grown = [Action(NOON - 600, 3, 4)]
+    assert "there was growth 10 min ago (hold 30 min)" in decided(load=10, actions=grown).reason
+    assert decided(load=10, actions=[Action(NOON - 1900, 3, 4)]).outcome == "cut"
+    assert decided(load=10, busy="an update is under way").reason == "no cut while an update is under way"
+
+
+def test_the_direction_changes_only_so_often() -> None:
+    policy = {"flap_budget": {"reversals": 1, "within_seconds": 7200}, "hold_seconds": 0}
+    flaps = [Action(NOON - 3000, 4, 5), Action(NOON - 2000, 5, 4), Action(NOON - 1000, 3, 4)]
+    held = decided(load=10, actions=flaps, policy=policy)
+    assert (held.outcome, held.limits) == ("hold", ("flap_budget: 1 reversals in 120 min",))
+    assert decided(load=90, actions=flaps, policy=policy).outcome == "grow"
+
+
+@pytest.mark.parametrize(
+    ("policy", "situation", "outcome", "final", "limit"),
+    [
+        ({}, {"load": 200}, "grow", 10, "max_replicas 10: 23 are wanted"),
+        ({"min_replicas": 6}, {"load": 1}, "grow", 6, ""),
+        ({"max_step_up": 2}, {"load": 80}, "grow", 6, "max_step_up 2: 9 are wanted"),
+        ({"max_step_down": 1}, {"load": 1}, "cut", 3, "max_step_down 1: 1 would do"),
+        ({"dead_band": 1}, {"load": 25}, "hold", 4, ""),
+        ({"max_replicas": 3}, {"load": 200}, "cut", 3, "max_replicas 3: 23 are wanted"),
+        ({}, {"load": 80, "room": 1}, "grow", 5, "the hosts have room for 1 more, and 5 are wanted"),
+        ({}, {"load": 80, "room": 0}, "hold", 4, "the hosts have room for 0 more"),
+        ({"approval": {"grow_alone": 2}}, {"load": 80}, "ask", 9, "more than 2 more at once are asked for"),
+        ({"approval": {"cut_alone": 0.3}}, {"load": 1}, "ask", 1, "a cut of more than 30% is asked for"),
+        ({"budget": {"replica_hours_per_day": 100}}, {"load": 80, "hours_today": 50.0}, "ask", 9, "with 9 it would be 158 (ask)"),
+        ({"budget": {"replica_hours_per_day": 100, "beyond": "freeze"}}, {"load": 80, "hours_today": 50.0}, "hold", 4, "(freeze)"),
+        ({"budget": {"replica_hours_per_day": 100, "beyond": "warn"}}, {"load": 80, "hours_today": 50.0}, "grow", 9, "(warn)"),
+        ({"floors": [{"days": ["fri"], "begin": "08:00", "end": "20:00", "replicas": 6}]}, {"load": 1}, "grow", 6, ""),
+        ({"floors": [{"days": ["sat"], "begin": "08:00", "end": "20:00", "replicas": 6}]}, {"load": 1}, "cut", 1, ""),
+        ({"signals": [LOAD, {"name": "p99", "kind": "latency", "capacity": 0.5}], "evidence": 2}, {"load": 1}, "cut", 1, ""),
+    ],
+)
+def test_limits_are_kept_and_named(policy: dict[str, Any], situation: dict[str, Any], outcome: str, final: int, limit: str) -> None:
+    samples = {"load": Sample(situation["load"]), "p99": Sample(0.1)}
+    decision = decided(policy=policy, samples=samples, **situation)
+    assert (decision.outcome, decision.final) == (outcome, final), decision
+    assert limit in "; ".join(decision.limits)
+
+
+def test_a_queue_and_a_latency_add_and_never_cut() -> None:
+    policy = {"signals": [LOAD, {"name": "queue", "kind": "queue", "capacity": 5}, {"name": "p99", "kind": "latency", "capacity": 0.5}]}
+    quiet = {"load": Sample(30), "queue": Sample(0), "p99": Sample(0.1)}
+    assert decided(policy=policy, load=30, samples=quiet).outcome == "hold"
+    assert decided(policy=policy, load=30, samples={**quiet, "queue": Sample(12)}).final == 7
+    slow = decided(policy=policy, load=30, samples={**quiet, "p99": Sample(5)})
+    assert slow.final == 8  # twice as many at most
+    assert "answers take 5 s, and 0.5 is the objective" in slow.reason
+
+
+def test_a_person_s_word_goes_before_all() -> None:
+    pin = Pin(6, NOON + 3600, "slack:T1/U1", "the launch")
+    pinned = decided(load=1, pin=pin)
+    assert (pinned.outcome, pinned.final) == ("grow", 6)
+    assert pinned.reason == "pinned to 6 by slack:T1/U1 until Fri 13:00: the launch"
+    assert decided(load=1, pin=pin._replace(until=NOON)).outcome == "cut"
+    assert decided(load=200, paused="by U1").final == 4
