@@ -22,7 +22,7 @@ test-kubernetes-build:  ## Only the building
 
 check:  ## The fast loop: linters, types and the tests that need nothing
 	@tools/setup test
-	@.venv/bin/pytest -m "not libvirt and not browser and not postgres and not ssh and not docker and not haproxy and not kubernetes and not slow" $(ARGS)
+	@.venv/bin/pytest -m "not libvirt and not browser and not postgres and not ssh and not docker and not haproxy and not kubernetes and not prometheus and not slow" $(ARGS)
 
 test-images:  ## Images of all three frameworks, built, started and asked; fetches a gigabyte
 	@tools/setup test

@@ -38,6 +38,7 @@ NEEDS = {
     "browser": ("chromium",),
     "ssh": ("sshd", "ssh", "nc"),
     "haproxy": ("haproxy", "wrk"),
+    "prometheus": ("prometheus", "promtool"),
 }
 SYSTEM_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 

@@ -33,8 +33,8 @@ WEEK = 7 * 86400
 LEADS = (60.0, 180.0, 600.0)
 TARGETS = (0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 MOST_UTILISED = 0.9
-# Rates of ten minutes say nothing of the bursts within. Arrivals are taken to vary six times as much as a Poisson process does.
-BURSTS = 6.0
+# How much more than a Poisson process arrivals vary, where rates of ten minutes say nothing of the bursts within; 0: as they are.
+BURSTS = {"servegen": 6.0}
 TRACES = {
     "servegen": ("servegen/servegen_language_m-large_rate10min.csv", None),
     # From its first busy week to the end; before that, hardly anybody came, and the mean would be of nothing.
@@ -44,7 +44,7 @@ TRACES = {
 PEERS: dict[str, Callable[[float], Rule]] = {"HPA": hpa, "KEDA": keda, "KPA": kpa, "target tracking": target_tracking}
 
 
-def read_trace(path: Path, part: tuple[str, str] | None) -> Array:
+def read_trace(path: Path, part: tuple[str, str] | None, bursts: float) -> Array:
     """Return load per second at each tick."""
     with path.open(newline="") as file:
         rows = list(csv.reader(file))[1:]
@@ -149,7 +149,7 @@ def main() -> None:
     results: dict[tuple[str, float], list[Report]] = {}
     for name in given.trace or TRACES:
         path, part = TRACES.get(name, (name, None))
-        loads = read_trace(given.data / path, part)
+        loads = read_trace(given.data / path, part, BURSTS.get(name, 0.0))
         for lead in given.lead or LEADS:
             found = results[name, lead] = reports(loads, lead)
             least = bound(loads, float(loads.mean()) / REPLICAS, MOST_UTILISED, lead)
