@@ -21,7 +21,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 # These two are the test run itself, and a server that does not end; the tour that the second plays has its own test.
 NOT_HERE = ("make test", "make demo")
-ELSEWHERE = ("deployments.md",)  # tests/kubernetes/test_operations.py: they need a cluster
+# tests/kubernetes/test_operations.py and tests/scaling/test_backtest.py, which have what these need.
+ELSEWHERE = ("deployments.md", "scaling.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -91,6 +92,9 @@ def backtest(
     hours = f"{len(past) * TICK_SECONDS / 86400:.1f} days, {missing / len(past):.1%} of them without a sample"
     out.print(f"{first.service}: {hours}. A replica serves {lead_seconds:.0f} s after it is asked for.\n")
     out.print(_table(reports))
+    limits = Counter(limit.partition(":")[0] for decision in decisions for limit in decision.limits)
+    for limit, count in limits.most_common(SHOWN):
+        out.print(f"\nLimited by {limit} in {count / len(decisions):.0%} of all moments.")
     out.print(f"\nNobody with this lead and without a violation can cost less than {least:.2f}. Decisions such as:")
     for outcome in ("grow", "cut", "ask"):
         for decision in [each for each in decisions if each.outcome == outcome][-SHOWN:]:
@@ -114,8 +118,8 @@ def _compare(
 
 def _table(reports: list[Report]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "too busy", "not served", "replica hours", "of the least", "changes/day", "reversals/day"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in ("", "too busy", "unserved", "hours", "cost", "changes/d", "reversals/d"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for report in reports:
         table.add_row(
             report.name, f"{report.violations:.3%}", f"{report.unmet:.4%}", f"{report.replica_hours:.0f}", f"{report.cost:.2f}",

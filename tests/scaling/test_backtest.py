@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -135,13 +137,22 @@ def test_a_csv_that_is_none_is_refused(tmp_path: Path, text: str, said: str) -> 
         from_csv(tmp_path / "load.csv")
 
 
-def test_the_command_line_compares_and_draws(tmp_path: Path) -> None:
-    (tmp_path / "chat.yml").write_text(POLICY.replace("max_replicas: 8", "max_replicas: 20"))
-    picture = tmp_path / "chat.png"
-    words = ["backtest", tmp_path / "chat.yml", "--csv", write_csv(tmp_path / "load.csv", 3), "--plot", picture]
-    done = subprocess.run([ROOT / ".venv/bin/lepton", "scaling", *map(str, words)], capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert "this policy" in done.stdout
-    assert "HPA 70%" in done.stdout
-    assert "replica hours a day" in done.stdout
-    assert picture.read_bytes().startswith(b"\x89PNG")
+def test_the_guide_s_commands_and_a_picture(tmp_path: Path) -> None:
+    guide = (ROOT / "docs/scaling.md").read_text()
+    policy, commands = (re.search(rf"```{kind}\n(.*?)```", guide, re.DOTALL) for kind in ("yaml", "sh"))
+    assert policy is not None
+    assert commands is not None
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/chat.yml").write_text(policy[1])
+    write_csv(tmp_path / "load.csv", 3)
+    told = ""
+    for line in [*commands[1].splitlines(), "lepton scaling backtest policies/chat.yml --csv load.csv --against policies/chat.yml --plot chat.png"]:
+        environment = {**os.environ, "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"}
+        done = subprocess.run(line.split(), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        told = done.stdout
+    assert "this policy" in told
+    assert "chat (against)" in told
+    assert "HPA 70%" in told
+    assert "replica hours a day" in told
+    assert (tmp_path / "chat.png").read_bytes().startswith(b"\x89PNG")
