@@ -142,9 +142,9 @@ def test_a_service_is_an_address_and_keeps_what_is_wanted(host: Host) -> None:
     assert not host.service(replicas=2)["changed"]
     (seen,) = host.module("load_balancer_info")["services"]
     assert (seen["name"], seen["replicas"], seen["version"], seen["disagreement"]) == ("chat", 2, 2, [])
-    assert not host.module("load_balancer_info", name="chat", servers=0)["failed"]
-    waited = host.module("load_balancer_info", name="chat", servers=1, wait_seconds=1)
-    assert waited["msg"].startswith("chat has 0 servers that are up, and not 1, after 1 s: does lepton-endpoints run")
+    assert not host.module("load_balancer_info", name="chat", pods=0)["failed"]
+    waited = host.module("load_balancer_info", name="chat", pods=1, wait_seconds=1)
+    assert waited["msg"].startswith("requests for chat go to 0 pods, and not to 1, after 1 s: does lepton-endpoints run")
 
 
 def test_a_server_comes_drains_and_goes(host: Host) -> None:

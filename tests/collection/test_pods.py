@@ -67,6 +67,17 @@ def test_update_rolls_out_and_brings_back_what_was_there() -> None:
         steps("update", LIVE, table(), declared={"cluster": "other"})
 
 
+def test_adopting_waits_for_pods_beside_the_servers_that_are_there() -> None:
+    proxies = [
+        {"kind": "listen", "name": "web", "ports": [8000], "default_backend": "", "other_backends": [], "lost": [],
+         "servers": [{"name": "old", "address": "10.0.0.5", "port": 80}]}
+    ]  # fmt: skip
+    planned = titles(steps("adopt", None, {"services": [], "proxies": proxies}, replicas=2))
+    assert planned == [
+        "lb: take the place of web", "gpu: deploy model:1", "lb: see that 2 pods get requests", "lb: drain old and take it out",
+    ]  # fmt: skip
+
+
 def test_balance_weighs_pods_and_delete_ends_them_before_their_address() -> None:
     (weighed,) = steps("balance", LIVE, table())
     assert (weighed["args"]["name"], weighed["after"]) == (f"{POD}2", {"weight": 20})

@@ -89,5 +89,5 @@ class PodPlanner(Planner):
         """Wait until so many pods get requests at every load balancer."""
         for balancer in self.scene.balancers:
             title = "see that %d pods get requests" % count
-            args = {"name": self.scene.name, "servers": count, "wait_seconds": FOLLOW_SECONDS + self.service.drain_seconds}
+            args = {"name": self.scene.name, "pods": count, "wait_seconds": FOLLOW_SECONDS + self.service.drain_seconds}
             self.add(title, balancer, "load_balancer_info", args, group=self.scene.name, undo=undo)

@@ -23,10 +23,10 @@ options:
     description:
       - Only this service.
     type: str
-  servers:
+  pods:
     description:
-      - Wait until the service O(name) has so many servers that are ready and up, no more and no fewer. For services of backend
-        C(deployment), whose servers come and go with the pods.
+      - Wait until so many of the servers of the service O(name) are pods that are ready and up, no more and no fewer. For services of
+        backend C(deployment), whose servers come and go with the pods.
     type: int
   wait_seconds:
     description:
@@ -83,6 +83,7 @@ from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry
 from ..module_utils._command import clean
 from ..module_utils._foreign import Proxy, read_proxies
 from ..module_utils._haproxy import Balancer
+from ..module_utils._pods import is_pod
 
 POLL_SECONDS = 0.2
 COUNTED = ("sessions", "queued", "rate", "requests", "http_2xx", "http_4xx", "http_5xx", "connection_errors", "response_errors", "retries")
@@ -113,31 +114,31 @@ def proxy_result(proxy: Proxy) -> dict:
     return dict(shown, other_backends=proxy.other_backends, servers=servers, lost=[clean(word) for word in proxy.lost])
 
 
-def wait_for_servers(balancer: Balancer, name: str, wanted: int, seconds: float) -> None:
-    """Wait until a service has so many servers that are ready and up; raise BalancerError that says how many it has."""
+def wait_for_pods(balancer: Balancer, name: str, wanted: int, seconds: float) -> None:
+    """Wait until so many pods of a service are ready and up; raise BalancerError that says how many are."""
     deadline = time.monotonic() + seconds
     while True:
         rows = {row["name"]: row for row in balancer.statistics().get(name, [])}
-        ready = [server.name for server in balancer.servers().get(name, {}).values() if server.state == "ready"]
+        ready = [server.name for server in balancer.servers().get(name, {}).values() if server.state == "ready" and is_pod(name, server.name)]
         serving = [server for server in ready if server in rows and is_up(rows[server])]
         if len(serving) == wanted == len(ready):
             return
         if time.monotonic() > deadline:
             hint = "does lepton-endpoints run on this load balancer, and reach the cluster?"
-            raise BalancerError("%s has %d servers that are up, and not %d, after %d s: %s" % (name, len(serving), wanted, seconds, hint))
+            raise BalancerError("requests for %s go to %d pods, and not to %d, after %d s: %s" % (name, len(serving), wanted, seconds, hint))
         time.sleep(POLL_SECONDS)  # HAProxy tells nobody when a server comes or goes
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec=dict(BALANCER_OPTIONS, name={"type": "str"}, servers={"type": "int"}, wait_seconds={"type": "int", "default": 60}),
-        required_by={"servers": "name"},
+        argument_spec=dict(BALANCER_OPTIONS, name={"type": "str"}, pods={"type": "int"}, wait_seconds={"type": "int", "default": 60}),
+        required_by={"pods": "name"},
         supports_check_mode=True,
     )
     name = module.params["name"]
     with balancer_of(module) as balancer:
-        if module.params["servers"] is not None and not module.check_mode:
-            wait_for_servers(balancer, name, module.params["servers"], module.params["wait_seconds"])
+        if module.params["pods"] is not None and not module.check_mode:
+            wait_for_pods(balancer, name, module.params["pods"], module.params["wait_seconds"])
         entries = balancer.entries()
         running, rows = balancer.servers(), balancer.statistics()
         ours = {entry.name for entry in entries}
