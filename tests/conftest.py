@@ -31,6 +31,7 @@ from lepton_ai.sandbox.images import MODELS, load_models
 from lepton_ai.sandbox.stand import Stand, link_guest_image, stand, stop_stand
 from lepton_ai.settings import Settings, load_settings
 from tests.kubernetes.cluster import GIVEN, Cluster, build, cluster_missing, start_cluster, stop_cluster
+from tests.warm import ansible
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS = {
@@ -175,12 +176,9 @@ def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = Fals
     The arguments are data: an ad-hoc command would template them.
     """
     named = json.dumps({name: f"{{{{ given['{name}'] }}}}" for name in arguments})
-    done = subprocess.run(
-        [ROOT / ".venv/bin/ansible", "-i", ROOT / "inventories/sandbox", "here", "-m", module if "." in module else f"lepton.cloud.{module}", "-a", named]
-        + ["-e", json.dumps({"given": untrusted(arguments), "ansible_python_interpreter": python})]
-        + (["--check"] if check else []),
-        capture_output=True, text=True, check=False, timeout=seconds, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-    )  # fmt: skip
+    words = ["-i", ROOT / "inventories/sandbox", "here", "-m", module if "." in module else f"lepton.cloud.{module}", "-a", named]
+    given = ["-e", json.dumps({"given": untrusted(arguments), "ansible_python_interpreter": python}), *(["--check"] if check else [])]
+    done = ansible("ansible", [*words, *given], cwd=ROOT, env=dict(os.environ), timeout=seconds)
     text = done.stdout[done.stdout.index("=> {") + 3 :]
     answer: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
     return {**answer, "failed": "FAILED!" in done.stdout}

@@ -22,6 +22,7 @@ import yaml
 from tests.conftest import ROOT, eventually
 from tests.end_to_end.test_people import virsh
 from tests.load import load
+from tests.warm import ansible
 
 from lepton_ai.containers import Container
 from lepton_ai.errors import LeptonError
@@ -51,11 +52,8 @@ class Site:
         extra = [word for inventory in self.inventories for word in ("-i", inventory)] + [
             word for name, value in arguments.items() for word in ("-e", json.dumps({name: value}))
         ]
-        return subprocess.run(
-            [ROOT / ".venv/bin/ansible-playbook", "-i", ROOT / "inventories/sandbox", ROOT / f"playbooks/{noun}/{verb}.yml", *extra, *words],
-            capture_output=True, text=True, check=False, timeout=240, cwd=ROOT,
-            env={**os.environ, **self.environment},
-        )  # fmt: skip
+        command = ["-i", ROOT / "inventories/sandbox", ROOT / f"playbooks/{noun}/{verb}.yml", *extra, *words]
+        return ansible("ansible-playbook", command, cwd=ROOT, env={**os.environ, **self.environment}, timeout=240)
 
     def do(self, verb: str, **arguments: Any) -> str:
         """Do it, after whatever else holds the service's lock."""
@@ -95,6 +93,18 @@ class Site:
     def everything(self) -> tuple[list[str], dict[str, tuple[str, str]], str]:
         return self.containers(running=False), self.servers(), self.file()
 
+    def clear(self) -> None:
+        """Remove whatever a test has left of services, past Lepton."""
+        assert self.stand.balancer is not None
+        for name in self.docker("ps", "--all", "--quiet").split():
+            self.docker("rm", "--force", "--volumes", name)
+        folder = self.stand.balancer.folder
+        for file in (folder / "services").glob("*.cfg"):
+            file.unlink()
+        (folder / "state").write_text("")
+        subprocess.run(["sh", "-c", f"echo reload | nc -NU {folder}/master.sock"], check=True, capture_output=True)
+        eventually(lambda: not self.rows("chat"))
+
     def versions(self) -> set[str]:
         return {httpx.get(self.url).json()["model_version"] for _ in range(20)}
 
@@ -103,14 +113,20 @@ class Site:
 def site(workspace_stand: Stand) -> Iterator[Site]:
     """The site with a service `chat` of one replica."""
     site = Site(workspace_stand)
+    site.do("create")
+    yield site
+    site.clear()
+
+
+def test_planned_made_and_deleted(workspace_stand: Stand) -> None:
+    site = Site(workspace_stand)
     before = site.everything()
     planned = site.playbook("create", "--check", service="chat")
     assert planned.returncode == 0, planned.stdout
     assert site.everything() == before == ([], {}, "")
     site.do("create")
-    yield site
-    if site.file():
-        site.do("delete")
+    assert site.versions() == {"1"}
+    site.do("delete")
     assert site.everything() == ([], {}, "")
 
 

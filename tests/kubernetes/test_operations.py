@@ -17,6 +17,7 @@ import pytest
 import yaml
 from tests.conftest import ROOT, eventually
 from tests.kubernetes.conftest import Namespace
+from tests.warm import ansible
 
 from lepton_ai.automation import Deployment
 from lepton_ai.errors import LeptonError
@@ -48,8 +49,8 @@ def site(namespace: Namespace) -> Iterator[Path]:
 
 
 def playbook(inventory: Path, verb: str, *options: str, check: bool = False, **arguments: Any) -> str:
-    command = [ROOT / ".venv/bin/ansible-playbook", "-i", inventory, ROOT / f"playbooks/deployment/{verb}.yml", "-e", json.dumps(arguments), *options]
-    done = subprocess.run([*command, *(["--check", "--diff"] if check else [])], capture_output=True, text=True, check=False, cwd=ROOT, timeout=200)
+    words = ["-i", inventory, ROOT / f"playbooks/deployment/{verb}.yml", "-e", json.dumps(arguments), *options, *(["--check", "--diff"] if check else [])]
+    done = ansible("ansible-playbook", words, cwd=ROOT, env=dict(os.environ), timeout=200)
     return done.stdout + done.stderr
 
 

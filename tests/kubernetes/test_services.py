@@ -28,6 +28,7 @@ from ansible_collections.lepton.cloud.plugins.module_utils._haproxy import Balan
 from tests.conftest import ROOT, eventually, require
 from tests.kubernetes.conftest import Namespace
 from tests.load import load
+from tests.warm import ansible
 
 from lepton_ai.sandbox.balancer import stop_balancer
 
@@ -83,9 +84,8 @@ class Site:
         return ["ip", "netns", "exec", self.net, *map(str, command)]
 
     def do(self, verb: str, *words: str, fails: bool = False, **arguments: Any) -> str:
-        command = [ROOT / ".venv/bin/ansible-playbook", "-i", self.inventory, ROOT / f"playbooks/service/{verb}.yml"]
-        extra = ["-e", json.dumps({"service": "chat", **arguments})]
-        done = subprocess.run([*command, *extra, *words], capture_output=True, text=True, check=False, timeout=240, cwd=ROOT)
+        command = ["-i", self.inventory, ROOT / f"playbooks/service/{verb}.yml", "-e", json.dumps({"service": "chat", **arguments}), *words]
+        done = ansible("ansible-playbook", command, cwd=ROOT, env=dict(os.environ), timeout=240)
         assert (done.returncode != 0) is fails, done.stdout + done.stderr + self.log()
         return done.stdout + done.stderr
 

@@ -126,7 +126,18 @@ def test_the_reference_page_is_the_generated_one(catalog: Catalog) -> None:
 
 READING = {
     f"lepton.cloud.{name}"
-    for name in ("operation", "locate", "place", "route_image", "plan", "virtual_node_info", "host_info", "container_host_info", "load_balancer_info")
+    for name in (
+        "operation",
+        "locate",
+        "place",
+        "route_image",
+        "plan",
+        "virtual_node_info",
+        "host_info",
+        "container_host_info",
+        "load_balancer_info",
+        "model_deployment_info",
+    )
 }
 
 
