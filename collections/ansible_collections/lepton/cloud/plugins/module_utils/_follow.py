@@ -120,18 +120,24 @@ def follow(balancer: Balancer, clusters: Mapping[str, Cluster], say: Say) -> Non
             follower.settle(names)
 
 
+def say(text: str) -> None:
+    """Tell the journal."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Read the file that is named, {balancer: options, clusters: {NAME: options}} of the modules of these kinds, and follow."""
     if len(sys.argv) != 2:
-        sys.exit("usage: lepton-endpoints FILE")
+        raise SystemExit("usage: lepton-endpoints FILE")
     try:
         with open(sys.argv[1], encoding="utf-8") as file:
             given = json.load(file)
         clusters = {name: Cluster({**SETTINGS, **settings}) for name, settings in given["clusters"].items()}
         balancer = Balancer(**given["balancer"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        sys.exit("lepton-endpoints: %s: %s" % (sys.argv[1], error))
-    follow(balancer, clusters, lambda text: print(text, flush=True))
+        raise SystemExit("lepton-endpoints: %s: %s" % (sys.argv[1], error)) from error
+    follow(balancer, clusters, say)
 
 
 if __name__ == "__main__":
