@@ -56,10 +56,9 @@ def read_trace(path: Path, part: tuple[str, str] | None, bursts: float) -> Array
         moments, loads = moments[chosen], loads[chosen]
     ticks = np.arange(moments[0], moments[-1], TICK_SECONDS)
     found: Array = np.interp(ticks, moments, loads)
-    gap = float(np.median(np.diff(moments)))
-    if gap > 60:
+    if bursts:
         expected = found * TICK_SECONDS
-        drawn = np.random.default_rng(1).normal(expected, np.sqrt(BURSTS * np.maximum(expected, 1e-9)))
+        drawn = np.random.default_rng(1).normal(expected, np.sqrt(bursts * np.maximum(expected, 1e-9)))
         found = np.maximum(0.0, drawn) / TICK_SECONDS
     return found
 

@@ -26,7 +26,9 @@ RELEARN = LONG * 4  # ticks from one time to the next
 EVERY = 4  # of the ticks is learned from: neighbours are alike
 CALM = 0.2  # quantile below which restlessness is not taken for less
 HOLD_RISK = 0.04  # in which share of cuts more is wanted again within the time of hold
+BEYOND = 1.15  # times the highest of what was learned from: nothing is expected above that
 UNKNOWN = 1.4  # times the level, for as long as there is not a day to learn from
+LARGEST = 50.0  # as a logarithm: what is above is above all bounds
 TINY = 1e-9
 
 
@@ -68,10 +70,12 @@ class LoadHistory:
         self._keep: _Model | None = None
         self._season: tuple[int, Array, Array] = (0, np.zeros((0, 2)), np.zeros(0))  # from this tick on: growth, and its size
         self._learned = 0
+        self._highest = 0.0
 
     def add(self, load: float) -> None:
         """Take one more tick; one that is missing is the last one again."""
         self._loads.append(load)
+        self._highest = max(self._highest, load)
         self._sums.append(self._sums[-1] + load)
         short, middle = self._mean(SHORT), self._mean(MIDDLE)
         self._noise.append(self._noise[-1] + abs(load / short - 1))
@@ -85,8 +89,9 @@ class LoadHistory:
         if self._peak is None or self._keep is None:
             return Outlook(level, level * UNKNOWN, level * UNKNOWN, 0.0)
         features, unrest = self._now()
-        peak = level * math.exp(float(self._peak.growth(features, unrest)))
-        keep = peak * math.exp(float(self._keep.growth(features, unrest)))
+        most = BEYOND * self._highest
+        peak = min(most, level * math.exp(min(LARGEST, float(self._peak.growth(features, unrest)))))
+        keep = min(most, peak * math.exp(min(LARGEST, float(self._keep.growth(features, unrest)))))
         return Outlook(level, peak, keep, self._learned / DAY)
 
     def _mean(self, ticks: int, sums: list[float] | None = None) -> float:
@@ -123,6 +128,7 @@ class LoadHistory:
         # What came a day and a week before each of the ticks until the next time.
         self._season = (len(self._loads), *season)
         self._learned = end - begin
+        self._highest = float(loads[begin:].max())
 
 
 def _features(loads: Array, lead: int) -> tuple[Array, Array, tuple[Array, Array]]:
