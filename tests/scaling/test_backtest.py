@@ -92,13 +92,24 @@ def test_nothing_is_cut_in_gaps_or_on_zeros_that_come_at_once() -> None:
         whole[tick] = None
     for tick in range(2 * DAY + 3000, 2 * DAY + 3040):  # ten minutes
         whole[tick] = None
-    whole[DAY + 2000 : DAY + 2008] = [0.0] * 8
+    whole[DAY + 2000 : DAY + 2040] = [0.0] * 40
     records: list[Decision] = []
     replay("ours", whole, by_policy(WIDE, 10, 180, records), lead_seconds=180, begin=3)
     gaps = [decision for decision, load in zip(records, whole, strict=True) if load is None]
     assert len(gaps) > DAY // 2
     assert not [decision for decision in gaps if decision.outcome != "hold"]
-    assert not [decision for decision in records[DAY + 2000 : DAY + 2004] if decision.outcome == "cut"]
+    assert not [decision for decision in records[DAY + 2000 : DAY + 2040] if decision.outcome == "cut"]
+    assert "it is 0 at once" in records[DAY + 2005].reason
+
+
+def test_zeros_that_are_usual_or_last_are_believed() -> None:
+    def told(loads: list[float]) -> list[bool]:
+        history = LoadHistory(lead_seconds=60, hold_seconds=1800, risk=0.002)
+        return [bool(history.add(load)) for load in loads]
+
+    assert told([1.0] * 100 + [0.0] * 70) == [False] * 100 + [True] * 60 + [False] * 10
+    assert not any(told([1.0, 0.0, 0.0, 2.0] * 50))
+    assert told([1.0] * 10 + [0.0] * 5) == [False] * 15
 
 
 @pytest.mark.parametrize("rule", [hpa(0.7), keda(0.7), kpa(0.7), target_tracking(0.7), alert_step()])

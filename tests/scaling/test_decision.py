@@ -59,11 +59,6 @@ def test_nothing_is_cut_nor_grown_on_what_is_not_known(sample: Sample, said: str
     assert said in decision.inputs["load"]["missing"]
 
 
-def test_zero_at_once_with_all_targets_there_is_not_believed() -> None:
-    assert "it is 0 at once" in decided(load=0, before=30.0).reason
-    assert decided(load=0, before=0.0).outcome == "cut"
-
-
 def test_one_signal_that_is_missing_does_not_keep_another_from_growing() -> None:
     policy = {"signals": [LOAD, {"name": "cpu", "kind": "utilisation"}]}
     samples = {"load": Sample(None, trouble="gone"), "cpu": Sample(0.95)}

@@ -24,7 +24,6 @@ from lepton_ai.scaling.policy import Policy
 FLAP_SECONDS = 1800
 SIGNAL = "load"
 RECENT = 20  # actions that a decision looks back on
-LAST_TICKS = 4
 UTC = datetime.UTC
 Step = Callable[[float, float | None, int, int], int]  # now, load (None: missing), ready, asked → wanted
 
@@ -88,16 +87,12 @@ def by_policy(policy: Policy, capacity: float, lead_seconds: float, records: lis
     policy = policy.model_copy(update={"signals": [signal], "evidence": 1})
     history = LoadHistory(lead_seconds=lead_seconds, hold_seconds=policy.hold_seconds, risk=policy.risk)
     actions: list[Action] = []
-    last: deque[float] = deque([0.0], maxlen=LAST_TICKS)
 
     def step(now: float, load: float | None, ready: int, asked: int) -> int:
-        before = last[0]
-        if load is not None:
-            last.append(load)
-        history.add(last[-1])
+        trouble = history.add(load)
         situation = Situation(
-            now=now, asked=asked, ready=ready, samples={SIGNAL: Sample(load, trouble="no sample")}, outlooks={SIGNAL: history.outlook()},
-            lead_seconds=lead_seconds, actions=actions[-RECENT:], before=before, zone=UTC,
+            now=now, asked=asked, ready=ready, samples={SIGNAL: Sample(None if trouble else load, trouble=trouble)}, outlooks={SIGNAL: history.outlook()},
+            lead_seconds=lead_seconds, actions=actions[-RECENT:], zone=UTC,
         )  # fmt: skip
         decision = decide(policy, situation)
         if records is not None:

@@ -19,7 +19,6 @@ from lepton_ai.scaling.policy import DAYS, Floor, Policy, Signal
 
 LATENCY_STEP = 2.0  # times as many replicas at most, for a latency that is too high
 OUTAGE_DROP = 0.5  # of the load within a few ticks, with errors or vanished targets: that is no quiet hour
-LEARNED = ("load", "utilisation")
 
 
 class Sample(NamedTuple):
@@ -65,7 +64,7 @@ class Situation:
     busy: str = ""  # what is under way, such as an update
     errors: float = 0.0  # share of answers
     vanished: float = 0.0  # share of targets
-    before: float | None = None  # the load a few ticks ago
+    before: float | None = None  # the load some minutes ago
     pin: Pin | None = None
     paused: str = ""
     zone: datetime.tzinfo | None = None
@@ -211,8 +210,6 @@ def _missing(signal: Signal, situation: Situation) -> str:
         return f"its newest sample is {sample.age:.0f} s old"
     if sample.coverage < signal.min_coverage:
         return f"only {sample.coverage:.0%} of its targets have a sample"
-    if sample.value == 0 and situation.vanished == 0 and (situation.before or 0) > 0 and signal.kind in LEARNED:
-        return "it is 0 at once, with all targets there"
     return ""
 
 

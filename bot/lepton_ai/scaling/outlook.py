@@ -23,6 +23,7 @@ DAY = int(86400 / TICK_SECONDS)
 LEVEL, SHORT, MIDDLE, LONG = 4, 20, 80, 240  # ticks: one minute, five, twenty and an hour
 WINDOW = 7 * DAY  # of the past that is learned from
 RELEARN = LONG * 4  # ticks from one time to the next
+QUIET = 60  # ticks for which a load of 0 is not believed where there was none before
 EVERY = 4  # of the ticks is learned from: neighbours are alike
 CALM = 0.2  # quantile below which restlessness is not taken for less
 HOLD_RISK = 0.04  # in which share of cuts more is wanted again within the time of hold
@@ -71,9 +72,26 @@ class LoadHistory:
         self._season: tuple[int, Array, Array] = (0, np.zeros((0, 2)), np.zeros(0))  # from this tick on: growth, and its size
         self._learned = 0
         self._highest = 0.0
+        self._zeros = 0  # one after the other, until now
+        self._had_zeros = False  # within the quarter of an hour before those
+        self._since_zero = 0
 
-    def add(self, load: float) -> None:
-        """Take one more tick; one that is missing is the last one again."""
+    def add(self, sample: float | None) -> str:
+        """Take one more tick, and return why it says nothing, "" when it does. One that says nothing is the last one again."""
+        trouble = "" if sample is not None else "no sample"
+        if sample == 0:
+            self._zeros += 1
+            if not self._had_zeros and len(self._loads) >= QUIET and self._zeros <= QUIET:
+                trouble = "it is 0 at once, and was not in the quarter of an hour before"
+        elif sample is not None:
+            # A service that hardly anybody calls is at 0 now and then, and then that says something.
+            self._had_zeros = self._zeros > 0 or (self._had_zeros and self._since_zero < QUIET)
+            self._since_zero = 0 if self._zeros else self._since_zero + 1
+            self._zeros = 0
+        self._take(self._loads[-1] if trouble and self._loads else sample or 0.0)
+        return trouble
+
+    def _take(self, load: float) -> None:
         self._loads.append(load)
         self._highest = max(self._highest, load)
         self._sums.append(self._sums[-1] + load)
