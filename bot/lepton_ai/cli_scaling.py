@@ -3,25 +3,30 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from lepton_ai.cli_rights import SiteOption
 from lepton_ai.errors import LeptonError
+from lepton_ai.runs.store import Store
 from lepton_ai.scaling.backtest import Replay, Report, Step, bound, by_policy, by_rule, first_size, judge, replay
-from lepton_ai.scaling.decision import Decision, explain
+from lepton_ai.scaling.decision import Decision, as_decision, explain
 from lepton_ai.scaling.outlook import TICK_SECONDS, Array
 from lepton_ai.scaling.peers import fixed, hpa, keda
 from lepton_ai.scaling.policy import Policy, load_policy
 from lepton_ai.scaling.series import from_csv, from_prometheus
+from lepton_ai.settings import Settings, load_settings
 
 scaling_app = typer.Typer(no_args_is_help=True, help="Scaling policies: checked, and tried on the past.")
 out = Console(highlight=False, soft_wrap=True)
@@ -99,6 +104,59 @@ def backtest(
     for outcome in ("grow", "cut", "ask"):
         for decision in [each for each in decisions if each.outcome == outcome][-SHOWN:]:
             out.print(f"  day {decision.when / 86400:.2f}: {explain(decision)}")
+
+
+@scaling_app.command()
+def why(
+    service: Annotated[str, typer.Argument(help="The service.")],
+    *,
+    at: Annotated[str, typer.Option(help="Of which moment, such as 08:30 or 2026-11-27T08:30; now where not given.")] = "",
+    as_json: JsonFlag = False,
+    site: SiteOption = None,
+) -> None:
+    """Say what was decided of a service last, and why, of a moment at which nothing was done too."""
+    settings = load_settings(site)
+    record = _records(settings, service, at, limit=1)[0]
+    if as_json:
+        print(json.dumps(record, indent=2))
+        return
+    moment = datetime.datetime.fromtimestamp(record["when"], settings.zone).strftime("%a %Y-%m-%d %H:%M:%S")
+    shadow = " (shadow: nothing is done)" if record["mode"] == "shadow" else ""
+    out.print(f"{moment}{shadow}: {explain(as_decision(record))}")
+
+
+@scaling_app.command()
+def history(
+    service: Annotated[str, typer.Argument(help="The service.")],
+    *,
+    limit: Annotated[int, typer.Option(help="How many.")] = 20,
+    site: SiteOption = None,
+) -> None:
+    """Show when a service grew, was cut, or waited for a person's word, with the reasons."""
+    settings = load_settings(site)
+    for record in reversed(_records(settings, service, "", limit=limit, outcomes=("grow", "cut", "ask"))):
+        moment = datetime.datetime.fromtimestamp(record["when"], settings.zone).strftime("%a %Y-%m-%d %H:%M:%S")
+        done = "" if record["acted"] else f" ({'shadow' if record['mode'] == 'shadow' else 'not done'})"
+        out.print(f"{moment}{done}: {explain(as_decision(record))}")
+
+
+def _records(settings: Settings, service: str, at: str, *, limit: int, outcomes: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    until = time.time()
+    if at:
+        now = datetime.datetime.now(settings.zone).astimezone(settings.zone)
+        try:
+            until = (
+                (datetime.datetime.fromisoformat(at) if "-" in at else datetime.datetime.combine(now.date(), datetime.time.fromisoformat(at)))
+                .replace(tzinfo=now.tzinfo)
+                .timestamp()
+            )
+        except ValueError as error:
+            raise LeptonError(f"{at} is no moment: expected 08:30 or a date such as 2026-11-27T08:30") from error
+    with closing(Store(settings.state_dir, settings.database_url)) as store:
+        found = store.scaling_records(service, until=until, limit=limit, outcomes=outcomes)
+    if not found:
+        raise LeptonError(f"nothing was decided of {service} until then", hint="has it a policy, and is scaling.prometheus set in lepton.yml?")
+    return found
 
 
 def _compare(

@@ -27,6 +27,7 @@ from lepton_ai.runs.progress import Progress
 from lepton_ai.runs.queue import Queue
 from lepton_ai.runs.service import Listener, Runs
 from lepton_ai.runs.store import Store
+from lepton_ai.scaler import Scaler
 from lepton_ai.settings import Secrets, Settings
 from lepton_ai.slack.accounts import Accounts
 from lepton_ai.slack.app import build_app, slack_client
@@ -95,6 +96,8 @@ async def _open_doors(
     health = {"database": "ok"}
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
     workers.append(Reconciler(intake, queue.start, settings.reconcile_seconds).work())
+    if settings.scaling.prometheus:
+        workers.append(Scaler.of(intake, queue.start, settings.site / settings.scaling.policies, settings.scaling.prometheus).work())
     slack = None
     sessions = Sessions(settings.state_dir, settings.public_url)
     if client is not None:

@@ -36,6 +36,15 @@ class SlackSettings(BaseModel):
     approvals_channel: str | None = None  # where plans wait that were asked for outside Slack
 
 
+class ScalingSettings(BaseModel):
+    """Where scaling policies stand, and whom their signals are asked of. Without a Prometheus nothing is scaled."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policies: Path = Path("policies")
+    prometheus: str = ""
+
+
 class Settings(BaseModel):
     """Everything a site says. Paths are absolute; `state_dir` holds the databases, the socket and private folders."""
 
@@ -55,6 +64,7 @@ class Settings(BaseModel):
     label: str = Field(default="", max_length=40)  # shown in every message: stage, prod
     time_zone: str | None = None  # of rules with hours; this machine's own by default
     slack: SlackSettings = Field(default_factory=SlackSettings)
+    scaling: ScalingSettings = Field(default_factory=ScalingSettings)
     access: Rules = Field(default_factory=Rules)
     alerts: list[AlertRule] = Field(default_factory=list)  # what alerts ask for; the first rule that fits counts
 

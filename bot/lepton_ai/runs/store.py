@@ -19,7 +19,7 @@ from lepton_ai.runs import audit
 from lepton_ai.runs.model import Decision, Request, Result, Run, State, shown_origin
 from lepton_ai.runs.progress import bounded
 from lepton_ai.runs.standing import Standing, standing
-from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, RUNS, metadata
+from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, RUNS, SCALING, metadata
 
 LOOKING = "look-"  # begins the token of an attempt in check mode
 SERIALIZER_LOCK = 0x1E9704  # any number that only we use: PostgreSQL's advisory lock of the whole store
@@ -236,6 +236,23 @@ class Store:
     def decisions(self, plan_id: str) -> list[Decision]:
         with self.engine.connect() as connection:
             return _decisions(connection, plan_id)
+
+    # -- scaling -------------------------------------------------------------------------------------------------
+
+    def keep_decision(self, record: Mapping[str, Any], keep_seconds: float) -> None:
+        """Keep what was decided of a service, and forget what is older than `keep_seconds`."""
+        service, at = record["service"], record["when"]
+        with self.transaction() as connection:
+            connection.execute(SCALING.delete().where(SCALING.c.service == service, (SCALING.c.at < at - keep_seconds) | (SCALING.c.at == at)))
+            connection.execute(SCALING.insert().values(service=service, at=at, outcome=record["outcome"], record=dict(record)))
+
+    def scaling_records(self, service: str, *, until: float, limit: int, outcomes: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Return what was decided of a service until a moment, the newest first; only these outcomes where any are named."""
+        query = sa.select(SCALING.c.record).where(SCALING.c.service == service, SCALING.c.at <= until).order_by(SCALING.c.at.desc()).limit(limit)
+        if outcomes:
+            query = query.where(SCALING.c.outcome.in_(outcomes))
+        with self.engine.connect() as connection:
+            return list(connection.execute(query).scalars())
 
     # -- freezes -------------------------------------------------------------------------------------------------
 

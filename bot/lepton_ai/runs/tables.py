@@ -91,3 +91,11 @@ FREEZES = sa.Table(
     sa.Column("principal", sa.String, nullable=False),
     sa.Column("why", sa.String, nullable=False),
 )
+SCALING = sa.Table(
+    "lepton_scaling",
+    metadata,
+    sa.Column("service", sa.String, primary_key=True),
+    sa.Column("at", sa.Float, primary_key=True),
+    sa.Column("outcome", sa.String, nullable=False),
+    sa.Column("record", sa.JSON, nullable=False),
+)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -95,6 +95,12 @@ class Decision:
 
 
 Make = Callable[[str, str, int], Decision]  # outcome, reason, final number
+
+
+def as_decision(record: Mapping[str, Any]) -> Decision:
+    """Return the decision that a record is of; what else was kept with it is left out."""
+    values = {each.name: record[each.name] for each in fields(Decision)}
+    return Decision(**{**values, "limits": tuple(values["limits"])})
 
 
 class Want(NamedTuple):

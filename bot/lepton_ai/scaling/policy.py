@@ -81,7 +81,7 @@ class Policy(Part):
     """How one service is scaled."""
 
     service: str
-    mode: Literal["on", "shadow", "off"] = Field(default="shadow", description="shadow: decide and keep records, and do nothing.")
+    mode: Literal["live", "shadow", "paused"] = Field(default="shadow", description="shadow: decide and keep records, and do nothing. paused: nothing.")
     min_replicas: int = Field(ge=1)
     max_replicas: int = Field(ge=1)
     signals: list[Signal] = Field(min_length=1)

@@ -8,6 +8,7 @@ import datetime
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -16,6 +17,7 @@ from lepton_ai.scaling.outlook import TICK_SECONDS
 
 MOST_POINTS = 10000  # of one answer; Prometheus gives no more than 11,000 a series
 ASK_SECONDS = 30.0
+NOW_SECONDS = 5.0  # for a question that a decision waits for
 WIDEST_GAP = 4  # times the usual distance of two rows, from which on a row is missing
 
 
@@ -75,7 +77,22 @@ def from_prometheus(url: str, promql: str, begin: float, end: float) -> list[flo
     return found
 
 
-def _answer(client: httpx.Client, url: str, what: str, query: dict[str, str | float]) -> list[dict[str, list[tuple[float, str]]]]:
+def now_from_prometheus(url: str, promql: str, max_age_seconds: float) -> tuple[float | None, str]:
+    """Return what a question's series add up to now, or None and why there is nothing. Samples older than `max_age_seconds` do not count."""
+    try:
+        with httpx.Client(base_url=url, timeout=NOW_SECONDS) as client:
+            found = _answer(client, url, "query", {"query": promql, "lookback_delta": f"{max_age_seconds:g}s"})
+        values = [float(series["value"][1]) for series in found]
+    except LeptonError as error:
+        return None, str(error)
+    except (KeyError, TypeError, ValueError):
+        return None, f"the answer to {promql} is no number"
+    if not values:
+        return None, f"Prometheus has no sample for {promql}"
+    return sum(values), ""
+
+
+def _answer(client: httpx.Client, url: str, what: str, query: dict[str, str | float]) -> list[dict[str, Any]]:
     try:
         answered = client.post(f"/api/v1/{what}", data=query)
         told = answered.json()
@@ -85,5 +102,5 @@ def _answer(client: httpx.Client, url: str, what: str, query: dict[str, str | fl
         raise LeptonError(f"what answers at {url} is not Prometheus") from error
     if told.get("status") != "success":
         raise LeptonError(f"Prometheus refuses {query['query']}: {told.get('error', answered.status_code)}")
-    result: list[dict[str, list[tuple[float, str]]]] = told["data"]["result"]
+    result: list[dict[str, Any]] = told["data"]["result"]
     return result

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live loop: what is asked for, what is kept, and that a back-test of the same samples decides the same."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import ROOT, write_playbook
+from tests.scaling.test_policy import POLICY
+
+from lepton_ai.errors import LeptonError
+from lepton_ai.runs import leases
+from lepton_ai.runs.model import HERE, Result
+from lepton_ai.runs.store import Store
+from lepton_ai.scaler import SCALE, Scaler, _Watched
+from lepton_ai.scaling.backtest import by_policy, replay
+from lepton_ai.scaling.decision import Decision
+from lepton_ai.scaling.outlook import TICK_SECONDS
+from lepton_ai.scaling.policy import read_policy
+from lepton_ai.settings import Settings
+
+NOW = 1795780800.0
+
+
+class Site:
+    """Load balancers that do at once what is asked of them, and a Prometheus that says what a test wants."""
+
+    def __init__(self, store: Store, folder: Path, *, refuses: bool = False) -> None:
+        self.replicas, self.ready, self.refuses = 1, 1, refuses
+        self.value: float | None = 5.0
+        self.trouble = ""
+        self.past: list[float | None] = []
+        self.asked: list[tuple[str, dict[str, Any], str, str]] = []
+        self.begun: list[str] = []
+        self.failures: dict[str, str] = {}
+        self.settings = SimpleNamespace(zone=None)
+        runs = SimpleNamespace(catalog=SimpleNamespace(operations={SCALE: None}), look=self.look, store=store, settings=self.settings)
+        intake: Any = SimpleNamespace(runs=runs, submit_values=self.submit_values)
+        self.folder = folder
+        self.when = NOW
+        self.scaler = Scaler(intake, self.begun.append, folder, lambda _promql, _age: (self.value, self.trouble), lambda *_: self.past)
+
+    def look(self, _name: str) -> Result:
+        servers = [{"name": f"chat-{number}", "state": "ready", "status": "UP"} for number in range(self.ready)]
+        return Result(answers={"lb": {"services": [{"name": "chat", "replicas": self.replicas, "version": 1, "servers": servers}]}}, failures=self.failures)
+
+    def submit_values(self, caller: Any, _operation: Any, values: dict[str, Any], *, key: str, why: str) -> tuple[Any, bool]:
+        if self.refuses:
+            raise LeptonError("no grant names policy:chat")
+        new = key not in [asked[2] for asked in self.asked]
+        self.asked.append((caller.principal, values, key, why))
+        self.replicas = self.ready = int(values["replicas"])
+        return SimpleNamespace(id=f"run-{len(self.asked)}"), new
+
+    def policy(self, text: str) -> None:
+        (self.folder / "chat.yml").write_text(text)
+
+    def tick(self) -> Decision | None:
+        self.when += TICK_SECONDS
+        found = self.scaler.tick(self.when)
+        return found[0] if found else None
+
+
+ON = POLICY + "mode: live\nlead_seconds: 60\nhold_seconds: 60\n"
+
+
+@pytest.fixture
+def live(store: Store, tmp_path: Path) -> Site:
+    site = Site(store, tmp_path)
+    site.policy(ON)
+    return site
+
+
+def test_it_grows_is_kept_and_cuts_again(live: Site, store: Store) -> None:
+    assert live.tick() is not None
+    assert live.asked == []
+    live.value = 30
+    grown = live.tick()
+    assert grown is not None
+    assert (grown.outcome, grown.final) == ("grow", 4)
+    principal, values, key, why = live.asked[0]
+    assert (principal, values) == ("policy:chat", {"service": "chat", "replicas": "4"})
+    assert key == f"policy:chat:{int(live.when // 15)}"
+    assert why.startswith("chat 1 → 4 (+3).")
+    assert live.begun == ["run-1"]
+    live.value = 5
+    outcomes = [decision.outcome for _number in range(12) if (decision := live.tick())]
+    assert "cut" in outcomes
+    assert live.replicas < 4
+    records = store.scaling_records("chat", until=live.when, limit=100)
+    assert len(records) == 14
+    assert [record["outcome"] for record in store.scaling_records("chat", until=live.when, limit=9, outcomes=("grow",))][-1] == "grow"
+
+
+def test_shadow_decides_and_does_nothing(live: Site, store: Store) -> None:
+    live.policy(ON.replace("mode: live", "mode: shadow"))
+    live.value = 30
+    decision = live.tick()
+    assert decision is not None
+    assert decision.outcome == "grow"
+    assert live.asked == []
+    (record,) = store.scaling_records("chat", until=live.when, limit=1)
+    assert (record["mode"], record["acted"]) == ("shadow", False)
+
+
+def test_a_recorded_run_is_decided_the_same_again(live: Site, store: Store) -> None:
+    loads: list[float | None] = [5.0, 5.0, 12.0, 30.0, 31.0, None, 28.0, 9.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
+    for load in loads:
+        live.value = load
+        live.tick()
+    kept = list(reversed(store.scaling_records("chat", until=live.when, limit=100)))
+    again: list[Decision] = []
+    replay("again", loads, by_policy(read_policy(ON), 10, 60, again), lead_seconds=0.001, begin=1)
+    assert [(record["outcome"], record["final"], record["raw"], record["limits"]) for record in kept] == [
+        (decision.outcome, decision.final, decision.raw, list(decision.limits)) for decision in again
+    ]
+
+
+def test_what_it_may_not_do_is_kept_as_not_done(store: Store, tmp_path: Path) -> None:
+    site = Site(store, tmp_path, refuses=True)
+    site.policy(ON)
+    site.value = 30
+    site.tick()
+    (record,) = store.scaling_records("chat", until=site.when, limit=1)
+    assert (record["outcome"], record["acted"]) == ("grow", False)
+
+
+def test_no_prometheus_no_change_and_it_says_so(live: Site) -> None:
+    live.replicas = live.ready = 4
+    live.value, live.trouble = None, "Prometheus at http://127.0.0.1:9090 does not answer: refused"
+    decision = live.tick()
+    assert decision is not None
+    assert decision.outcome == "hold"
+    assert "does not answer" in decision.reason
+
+
+def test_nothing_is_cut_while_a_run_holds_the_service(live: Site, store: Store, site: Settings) -> None:
+    live.replicas = live.ready = 4
+    assert leases.try_acquire(store, leases.process_holder("run-x"), ["service/chat"]) == []
+    decision = live.tick()
+    assert decision is not None
+    assert decision.reason == "no cut while a run holds service/chat"
+
+
+def test_load_balancers_that_do_not_answer_and_a_service_that_is_not_there(live: Site) -> None:
+    live.failures = {HERE: "no host"}
+    assert live.tick() is None
+    live.failures = {}
+    live.policy(ON.replace("service: chat", "service: other"))
+    assert live.tick() is None
+
+
+def test_a_policy_that_cannot_be_read_leaves_the_old_one_in_force(live: Site) -> None:
+    live.tick()
+    live.policy("service: [")
+    live.value = 30
+    decision = live.tick()
+    assert decision is not None
+    assert decision.outcome == "grow"
+    (live.folder / "twice.yml").write_text(ON)
+    live.policy(ON)
+    assert len(live.scaler.tick(live.when + 15)) == 1
+    (live.folder / "chat.yml").unlink()
+    (live.folder / "twice.yml").unlink()
+    assert live.tick() is None
+
+
+def test_the_lead_is_what_was_measured() -> None:
+    watched = _Watched(read_policy(POLICY), "", {})
+    assert watched.lead() == 60
+    watched.leads = [20.0] * 18 + [90.0, 40.0]
+    assert watched.lead() == 40
+    assert _Watched(read_policy(POLICY + "lead_seconds: 7\n"), "", {}).lead() == 7
+
+
+def test_it_learns_from_what_prometheus_knows_before_it_decides(live: Site) -> None:
+    live.past = [20.0 + tick % 7 for tick in range(8000)]
+    live.value = 20
+    decision = live.tick()
+    assert decision is not None
+    assert decision.inputs["requests"]["days"] > 1
+    assert decision.inputs["requests"]["peak"] < 1.3 * decision.inputs["requests"]["level"]
+
+
+def test_why_and_history_on_the_command_line(site: Settings) -> None:
+    write_playbook(site.playbooks, "probe", "none", "- name: Nothing\n  ansible.builtin.meta: noop")
+    store = Store(site.state_dir)
+    live = Site(store, site.site)
+    live.folder = live.scaler.folder = site.site / "policies"
+    live.folder.mkdir()
+    live.policy(ON)
+    live.value = 30
+    live.tick()
+    live.tick()
+    store.close()
+    (site.site / "lepton.yml").write_text(yaml.safe_dump({**yaml.safe_load((site.site / "lepton.yml").read_text()), "time_zone": "UTC"}))
+
+    def lepton(*words: str) -> str:
+        done = subprocess.run([ROOT / ".venv/bin/lepton", "scaling", *words, "--site", str(site.site)], capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    assert "nothing was decided of chat until then" in lepton("why", "chat", "--at", "2020-01-01T00:00")
+    assert "chat stays at 5, of which 5 serve." in lepton("why", "chat", "--at", "2026-11-27T12:01")
+    assert "12:00:15: chat 1 → 5 (+4)." in lepton("why", "chat", "--at", "2026-11-27T12:00:20")
+    assert "is no moment" in lepton("why", "chat", "--at", "noon")
+    assert "nothing was decided of other" in lepton("history", "other")
