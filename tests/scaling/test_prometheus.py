@@ -16,7 +16,7 @@ from tests.scaling.test_backtest import days
 from tests.scaling.test_policy import POLICY
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.scaling.series import from_prometheus
+from lepton_ai.scaling.series import from_prometheus, now_from_prometheus
 
 pytestmark = pytest.mark.prometheus
 DAYS = 2.2
@@ -77,6 +77,21 @@ def test_questions_without_a_good_answer(prometheus: tuple[str, float], promql: 
     url, end = prometheus
     with pytest.raises(LeptonError, match=said):
         from_prometheus(url, promql, end - 3600, end)
+
+
+def test_what_it_says_now(prometheus: tuple[str, float]) -> None:
+    url, _end = prometheus
+    value, trouble = now_from_prometheus(url, "requests", 300)
+    assert value == pytest.approx(days(DAYS)[-1], abs=0.01)
+    assert trouble == ""
+    old, why = now_from_prometheus(url, "requests", 15)
+    assert old is None
+    assert why.startswith("the newest sample of requests is ")
+    assert now_from_prometheus(url, "nothing", 15) == (None, "Prometheus has no sample for nothing")
+    assert "Prometheus refuses" in now_from_prometheus(url, '"a"', 60)[1]
+    assert now_from_prometheus(url, "sum(requests)", 60)[0] == value
+    assert "Prometheus refuses" in now_from_prometheus(url, "requests[", 60)[1]
+    assert "does not answer" in now_from_prometheus("http://127.0.0.1:1", "up", 60)[1]
 
 
 def test_a_prometheus_that_is_none() -> None:

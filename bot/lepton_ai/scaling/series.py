@@ -78,17 +78,24 @@ def from_prometheus(url: str, promql: str, begin: float, end: float) -> list[flo
 
 
 def now_from_prometheus(url: str, promql: str, max_age_seconds: float) -> tuple[float | None, str]:
-    """Return what a question's series add up to now, or None and why there is nothing. Samples older than `max_age_seconds` do not count."""
+    """Return what a question's series add up to now, or None and why there is nothing.
+
+    Samples older than `max_age_seconds` do not count. How old they are is only known of plain series: functions over a time, such as
+    rate(), have no value where there was none in that time.
+    """
     try:
         with httpx.Client(base_url=url, timeout=NOW_SECONDS) as client:
-            found = _answer(client, url, "query", {"query": promql, "lookback_delta": f"{max_age_seconds:g}s"})
+            found, times = (_answer(client, url, "query", {"query": query}) for query in (promql, f"timestamp({promql})"))
         values = [float(series["value"][1]) for series in found]
+        age = max((float(series["value"][0]) - float(series["value"][1]) for series in times), default=0.0)
     except LeptonError as error:
         return None, str(error)
     except (KeyError, TypeError, ValueError):
         return None, f"the answer to {promql} is no number"
     if not values:
         return None, f"Prometheus has no sample for {promql}"
+    if age > max_age_seconds:
+        return None, f"the newest sample of {promql} is {age:.0f} s old"
     return sum(values), ""
 
 
