@@ -106,12 +106,10 @@ def by_policy(policy: Policy, capacity: float, lead_seconds: float, records: lis
 
 
 def by_rule(rule: Rule, capacity: float) -> Step:
-    """Return a peer's rule as a step. Of what is missing they take what they had last."""
-    last = [0.0]
+    """Return a peer's rule as a step. Where the metric is missing none of them acts, as HPA and KEDA do without a fallback."""
 
     def step(now: float, load: float | None, ready: int, asked: int) -> int:
-        last[0] = last[0] if load is None else load
-        return rule(now, last[0], ready, asked, capacity)
+        return asked if load is None else rule(now, load, ready, asked, capacity)
 
     return step
 
