@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -490,7 +491,7 @@ def test_a_policy_grows_and_cuts_it_with_nobody_awake(site: Site, prometheus: st
     (stand.site / "policies/chat.yml").write_text(yaml.safe_dump(policy))
     stand.bot.stop()
     settings.write_text(yaml.safe_dump(wanted))
-    stand.bot.start()
+    stand.start_bot()
     try:
         with load(site.url) as counted:
             eventually(lambda: len([status for _address, status in site.servers().values() if status == "UP"]) == 4, 180)
@@ -498,8 +499,9 @@ def test_a_policy_grows_and_cuts_it_with_nobody_awake(site: Site, prometheus: st
             eventually(lambda: list(site.servers()) and len(site.servers()) == 1 and len(site.containers(running=False)) == 1, 300)
     finally:
         stand.bot.stop()
+        shutil.rmtree(stand.site / "policies")
         settings.write_text(before)
-        stand.bot.start()
+        stand.start_bot()
     assert counted.requests > 1000
     assert counted.dropped == 0, counted
     assert set(statuses) == {200}
