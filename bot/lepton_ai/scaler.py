@@ -22,8 +22,7 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE
-from lepton_ai.scaling.backtest import RECENT
-from lepton_ai.scaling.decision import Action, Decision, Sample, Situation, decide, explain
+from lepton_ai.scaling.decision import RECENT, Action, Decision, Sample, Situation, decide, explain
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
 from lepton_ai.scaling.policy import Policy, Signal, load_policy
 from lepton_ai.scaling.series import from_prometheus, now_from_prometheus
@@ -170,7 +169,8 @@ class Scaler:
     def _sample(self, watched: _Watched, signal: Signal) -> Sample:
         value, trouble = self.now(signal.promql, signal.max_age_seconds)
         if signal.name in watched.histories:
-            trouble = watched.histories[signal.name].add(value) and (trouble or "it is 0 at once, and was not before")
+            doubt = watched.histories[signal.name].add(value)
+            trouble = trouble or doubt
         return Sample(None if trouble else value, trouble=trouble)
 
     def _act(self, watched: _Watched, decision: Decision) -> bool:

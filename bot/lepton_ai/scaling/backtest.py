@@ -16,14 +16,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from lepton_ai.scaling.decision import Action, Decision, Sample, Situation, decide
+from lepton_ai.scaling.decision import RECENT, Action, Decision, Sample, Situation, decide
 from lepton_ai.scaling.outlook import TICK_SECONDS, Array, LoadHistory
 from lepton_ai.scaling.peers import Rule
 from lepton_ai.scaling.policy import Policy
 
 FLAP_SECONDS = 1800
 SIGNAL = "load"
-RECENT = 20  # actions that a decision looks back on
 UTC = datetime.UTC
 Step = Callable[[float, float | None, int, int], int]  # now, load (None: missing), ready, asked → wanted
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from lepton_ai.scaling.outlook import TICK_SECONDS, Outlook
 from lepton_ai.scaling.policy import DAYS, Floor, Policy, Signal
 
+RECENT = 20  # actions that a decision looks back on
 LATENCY_STEP = 2.0  # times as many replicas at most, for a latency that is too high
 OUTAGE_DROP = 0.5  # of the load within a few ticks, with errors or vanished targets: that is no quiet hour
 

@@ -34,7 +34,7 @@ class PodPlanner(Planner):
         self._deploy(count)
         self._followed(count)
         if self.scene.deployment is None:
-            self._end(undo=True)
+            self.end(undo=True)
 
     def mend(self, target: int, _other: object = ()) -> None:
         """Have the Deployment be as it is wanted. What becomes of its pods after that is Kubernetes' to mend."""
@@ -59,11 +59,8 @@ class PodPlanner(Planner):
         if live is not None and before is not None:
             self._deploy(live["replicas"], before, undo=True)
 
-    def end(self) -> None:
+    def end(self, *, undo: bool = False) -> None:
         """Delete the Deployment, whose pods serve on until the load balancers have let go of them."""
-        self._end(undo=False)
-
-    def _end(self, *, undo: bool) -> None:
         live = self.scene.deployment
         if undo or live is not None:
             shown = {} if undo or live is None else {"image": live["image"]}
