@@ -15,6 +15,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.yaml_lines import line_of
 
 # Words of the bot itself; a noun of the same name could never be reached.
 RESERVED_NOUNS = frozenset(
@@ -235,17 +236,7 @@ _PlaybookLoader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
 def _line_of(text: str, verb: str, reason: str) -> int:
     """Return the line of the key that a reason starts with ('options.vcpus.type: …'), or of its nearest parent."""
     node: yaml.Node | None = yaml.compose(text, Loader=_PlaybookLoader)
-    line = 1
-    for key in ("argument_specs", verb, *reason.partition(":")[0].split(".")):
-        if not isinstance(node, yaml.MappingNode):
-            break
-        for name, value in node.value:
-            if name.value == key:
-                line, node = name.start_mark.line + 1, value
-                break
-        else:
-            break
-    return line
+    return line_of(node, ("argument_specs", verb, *reason.partition(":")[0].split(".")))
 
 
 def _rendered(templates: tuple[str, ...], arguments: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.yaml_lines import line_of
 
 DAYS: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -129,11 +130,11 @@ def read_policy(text: str, where: str = "the policy") -> Policy:
     try:
         return Policy.model_validate(raw)
     except ValidationError as error:
-        problems = []
+        problems, root = [], 1 if node is None else node.start_mark.line + 1
         for found in error.errors():
             path = found["loc"]
             said = found["msg"].removeprefix("Value error, ")
-            problems.append(f"line {_line(node, path)}: {'.'.join(map(str, path)) + ': ' if path else ''}{said}")
+            problems.append(f"line {line_of(node, path, root)}: {'.'.join(map(str, path)) + ': ' if path else ''}{said}")
         raise LeptonError(f"{where}: {'; '.join(problems)}") from error
 
 
@@ -144,18 +145,3 @@ def load_policy(path: Path) -> Policy:
     except OSError as error:
         raise LeptonError(f"{path}: {error.strerror}") from error
     return read_policy(text, str(path))
-
-
-def _line(node: yaml.Node | None, path: tuple[int | str, ...]) -> int:
-    """Return the line of the deepest part of a path that is there."""
-    line = 1 if node is None else node.start_mark.line + 1
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == part), None)
-            if found is None:
-                return line
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
