@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import Any, Iterator
 
@@ -23,10 +22,6 @@ BALANCER_OPTIONS: dict[str, dict[str, Any]] = {
     "state_file": {"type": "path", "default": "/var/lib/haproxy/lepton-server-state"},
     "listen_address": {"type": "str", "default": "127.0.0.1"},
 }
-
-
-def lock_dir(module: AnsibleModule) -> str:
-    return os.path.join(module.params["services_dir"], ".locks")
 
 
 @contextmanager

@@ -11,7 +11,6 @@ missed. While a cluster does not answer, the servers stay as they are, and HAPro
 from __future__ import annotations
 
 import json
-import os
 import queue
 import sys
 import threading
@@ -22,13 +21,11 @@ from ._balancer import BalancerError, Entry, plan_server
 from ._cluster import Cluster
 from ._endpoints import SERVICE_LABEL, endpoints, moves
 from ._haproxy import Balancer
-from ._host_lock import host_lock
 from ._manifest import MANAGER, OURS_LABEL, DeploymentError
 from ._node import NodeError
 
 AGAIN_SECONDS = 5  # between two looks at everything
 TOGETHER_SECONDS = 0.02  # for changes that come in one go
-LOCK_SECONDS = 20
 SLICE = "EndpointSlice"
 Say = Callable[[str], None]
 SETTINGS: dict[str, Any] = {
@@ -67,7 +64,7 @@ class Follower:
             raise DeploymentError("it runs on %s, and only these are known here: %s" % (entry.service.cluster, ", ".join(sorted(self._clusters))))
         wanted = endpoints(cluster.list(SLICE, "%s=%s" % (SERVICE_LABEL, entry.name)))
         for move in moves(entry.name, wanted, self._balancer.servers().get(entry.name, {})):
-            with host_lock(os.path.join(self._balancer.services_dir, ".locks"), "load_balancer", LOCK_SECONDS):
+            with self._balancer.lock():
                 now = self._balancer.entry(entry.name)
                 if now is None:
                     return

@@ -13,16 +13,18 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, ContextManager
 
 from ._balancer import BalancerError, Entry, Plan, Server, read_entry, read_servers, read_statistics, render, server_words
 from ._command import Run, clean, run
+from ._host_lock import host_lock
 from ._node import given
 from ._service import NAME
 
 ANSWER_SECONDS = 10
 RELOAD_SECONDS = 15
 DELETE_SECONDS = 10
+LOCK_SECONDS = 20
 POLL_SECONDS = 0.05
 SUFFIX = ".cfg"
 
@@ -40,6 +42,13 @@ class Balancer:
         self.state_file = state_file
         self.listen_address = listen_address
         self._run = run
+
+    def lock(self) -> ContextManager[None]:
+        """Hold the right to change anything here: one for all services, since HAProxy checks and reads all files together.
+
+        Raises NodeError when somebody else still holds it after 20 s.
+        """
+        return host_lock(os.path.join(self.services_dir, ".locks"), "load_balancer", LOCK_SECONDS)
 
     # The Runtime API
 

@@ -117,12 +117,10 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._balancer import ADDRESS, BalancerError, failing, plan_server
-from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, lock_dir
+from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of
 from ..module_utils._haproxy import Balancer
-from ..module_utils._host_lock import host_lock
 from ..module_utils._service import check_name
 
-LOCK_SECONDS = 20
 POLL_SECONDS = 0.05
 WATCH_POLL_SECONDS = 0.2
 
@@ -195,14 +193,10 @@ def main() -> None:
             chosen = {option: params[option] for option in ("state", "address", "port", "weight")}
             return entry, plan_server(entry, running, name, **chosen)
 
-        def lock():  # noqa: ANN202
-            # One for all services, since HAProxy checks and reads all files together; nobody waits in it for sessions to end.
-            return host_lock(lock_dir(module), "load_balancer", LOCK_SECONDS)
-
         if module.check_mode:
             entry, planned = plan()
         else:
-            with lock():
+            with balancer.lock():  # nobody waits in it for sessions to end
                 entry, planned = plan()
                 if "wait" in planned.steps:
                     before = balancer.servers()[service][name].state
@@ -218,7 +212,7 @@ def main() -> None:
                         raise BalancerError("%s, so it drains on" % error) from error
                     balancer.command("set server %s/%s state %s" % (service, name, before))
                     raise BalancerError("%s, so it is as it was" % error) from error
-                with lock():
+                with balancer.lock():
                     entry, last = plan()
                     balancer.apply_server(entry, name, last)
             if "add" in planned.steps and params["state"] == "ready":

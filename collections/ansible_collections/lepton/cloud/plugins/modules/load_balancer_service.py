@@ -100,14 +100,11 @@ from typing import Sequence
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._balancer import BalancerError, Entry, is_down, plan_entry, render
-from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result, lock_dir
+from ..module_utils._balancer_module import BALANCER_OPTIONS, balancer_of, entry_result
 from ..module_utils._changes import Change, diff_of
 from ..module_utils._foreign import carried, given_back, read_proxies, without
 from ..module_utils._haproxy import Balancer, proxies
-from ..module_utils._host_lock import host_lock
 from ..module_utils._service import check_name, read_service
-
-LOCK_SECONDS = 20
 
 
 def remove(balancer: Balancer, entry: Entry, *, check: bool) -> list:
@@ -215,7 +212,7 @@ def main() -> None:
         if check:
             changes, reloaded, entry = work()
         else:
-            with host_lock(lock_dir(module), "load_balancer", LOCK_SECONDS):
+            with balancer.lock():
                 changes, reloaded, entry = work()
         module.exit_json(
             changed=bool(changes),
