@@ -32,6 +32,7 @@ test-chain:  ## A node with Debian, Docker inside it, a model in a container the
 	@tools/setup test
 	@.venv/bin/python tests/benchmarks/chain.py
 
-docs:  ## Regenerate the reference pages
+docs:  ## Regenerate the reference pages and Grafana's dashboards
 	@tools/setup test
 	@.venv/bin/lepton operations --reference > docs/operations.md
+	@.venv/bin/python tools/dashboards.py

@@ -20,6 +20,7 @@ from ansible_collections.lepton.cloud.plugins.module_utils._balancer import is_u
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
+from lepton_ai.metrics import Metrics
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE
 from lepton_ai.scaling.decision import RECENT, Action, Decision, Sample, Situation, decide, explain
@@ -69,15 +70,16 @@ class Scaler:
     folder: Path
     now: Now
     past: Past
+    metrics: Metrics = field(default_factory=Metrics)
     _watched: dict[Path, _Watched] = field(default_factory=dict)
     _told: dict[Path, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, intake: Intake, start: Callable[[str], None], folder: Path, prometheus: str) -> Scaler:
+    def of(cls, intake: Intake, start: Callable[[str], None], folder: Path, prometheus: str, metrics: Metrics) -> Scaler:
         """Return one whose signals come from a Prometheus."""
         return cls(
             intake, start, folder, lambda promql, age: now_from_prometheus(prometheus, promql, age),
-            lambda promql, begin, end: from_prometheus(prometheus, promql, begin, end),
+            lambda promql, begin, end: from_prometheus(prometheus, promql, begin, end), metrics,
         )  # fmt: skip
 
     async def work(self) -> None:
@@ -106,6 +108,8 @@ class Scaler:
         """Take in policies that are new or have changed, and drop those that are gone; one that cannot be read leaves the old one in force."""
         paths = sorted(self.folder.glob("*.yml")) if self.folder.is_dir() else []
         for path in list(self._watched):
+            if path not in paths or self._watched[path].policy.mode == "paused":
+                self.metrics.scaled_no_more(self._watched[path].policy.service)
             if path not in paths:
                 del self._watched[path]
         for path in paths:
@@ -164,6 +168,7 @@ class Scaler:
         if acting:
             acting = self._act(watched, decision)
         store.keep_decision({**decision.record(), "mode": policy.mode, "acted": acting}, KEEP_SECONDS)
+        self.metrics.decided(decision)
         return decision
 
     def _sample(self, watched: _Watched, signal: Signal) -> Sample:

@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 import uvicorn
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
@@ -21,6 +20,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.masking import service_mask
+from lepton_ai.metrics import Metrics
 from lepton_ai.reconcile import Reconciler
 from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.progress import Progress
@@ -59,8 +59,8 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
         log.warning("an operation is overridden", override=override)
     store = Store(settings.state_dir, settings.database_url)
     runs = Runs(settings, catalog, store)
-    registry = CollectorRegistry()
-    runs.listeners.append(_metrics(registry))
+    metrics = Metrics()
+    runs.listeners.append(metrics.run_changed)
     groups, accounts = Groups(), Accounts()
     # Before the queue, which begins at once what an earlier process has left.
     intake = Intake(runs, owner=os_principal(os.getuid()), groups_of=groups.of_principal, gone=accounts.gone)
@@ -69,7 +69,7 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
         accounts.connect(client)
     queue = await asyncio.to_thread(Queue, runs)
     try:
-        await _open_doors(settings, secrets, intake, groups, client, queue, registry)
+        await _open_doors(settings, secrets, intake, groups, client, queue, metrics)
     finally:
         await asyncio.to_thread(queue.close, DRAIN_SECONDS)
         store.close()
@@ -86,7 +86,7 @@ def _check(settings: Settings, secrets: Secrets) -> None:
 
 
 async def _open_doors(
-    settings: Settings, secrets: Secrets, intake: Intake, groups: Groups, client: AsyncWebClient | None, queue: Queue, registry: CollectorRegistry
+    settings: Settings, secrets: Secrets, intake: Intake, groups: Groups, client: AsyncWebClient | None, queue: Queue, metrics: Metrics
 ) -> None:
     """Keep the doors open until a signal comes."""
     # The default has six threads on two cores; those who only wait for the database must not make others wait.
@@ -97,7 +97,7 @@ async def _open_doors(
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
     workers.append(Reconciler(intake, queue.start, settings.reconcile_seconds).work())
     if settings.scaling.prometheus:
-        workers.append(Scaler.of(intake, queue.start, settings.site / settings.scaling.policies, settings.scaling.prometheus).work())
+        workers.append(Scaler.of(intake, queue.start, settings.site / settings.scaling.policies, settings.scaling.prometheus, metrics).work())
     slack = None
     sessions = Sessions(settings.state_dir, settings.public_url)
     if client is not None:
@@ -113,7 +113,9 @@ async def _open_doors(
         workers += [messages.work(), groups.work(client), choices.work()]
         if settings.slack.mode == "socket" and secrets.slack_app_token is not None:
             workers.append(_socket_mode(slack, secrets.slack_app_token.get_secret_value(), health))
-    web = web_app(registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, page_routes(intake, sessions, settings.slack.command))
+    web = web_app(
+        metrics.registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, page_routes(intake, sessions, settings.slack.command)
+    )
     settings.socket.unlink(missing_ok=True)
     common: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": CLOSE_SECONDS}
     local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, **common))
@@ -185,17 +187,5 @@ def _release_settled(intake: Intake, start: Callable[[str], None]) -> Listener:
         if run.state is State.SUCCEEDED and (run.origin.get("approval") or {}).get("count") == 0:
             for released in intake.tend():
                 start(released.id)
-
-    return listener
-
-
-def _metrics(registry: CollectorRegistry) -> Any:
-    ended = Counter("lepton_runs", "Runs that have ended", ["operation", "state", "check"], registry=registry)
-    took = Histogram("lepton_run_duration_seconds", "From start to end of a run", ["operation"], registry=registry)
-
-    def listener(run: Run, _progress: Progress) -> None:
-        if run.state.final:
-            ended.labels(run.operation, run.state.value, str(run.check).lower()).inc()
-            took.labels(run.operation).observe((run.finished or run.created) - (run.started or run.created))
 
     return listener

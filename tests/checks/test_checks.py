@@ -30,9 +30,10 @@ def run(*command: str | Path, cwd: Path = ROOT, seconds: int = 600, environment:
 @pytest.mark.parametrize(
     "command",
     [
-        ("ruff", "check", "bot", "collections", "tests"),
-        ("ruff", "format", "--check", "bot", "collections", "tests"),
+        ("ruff", "check", "bot", "collections", "tests", "tools"),
+        ("ruff", "format", "--check", "bot", "collections", "tests", "tools"),
         ("mypy",),
+        ("mypy", "tools/dashboards.py"),
         ("lint-imports",),
         ("reuse", "lint", "--lines"),
     ],

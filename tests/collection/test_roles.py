@@ -20,27 +20,30 @@ from tests.conftest import ROOT, eventually, require
 pytestmark = [pytest.mark.haproxy, pytest.mark.docker, pytest.mark.slow]
 FOLDERS = (
     "/etc/haproxy", "/etc/default", "/etc/docker", "/etc/keepalived", "/etc/lepton", "/etc/systemd/system", "/run/haproxy", "/var/lib/haproxy",
-    "/var/lib/lepton",
+    "/var/lib/lepton", "/etc/prometheus", "/etc/grafana",
 )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def _folders() -> None:
+def _root() -> None:
     require([] if os.geteuid() == 0 else ["the rights of root"], "haproxy")
-    for folder in FOLDERS:  # what a package would bring; empty, and only so that something can be mounted there
-        Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-def inside(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command where these folders are empty ones below `folder`."""
+def inside_command(folder: Path, *command: str) -> list[str]:
+    """Return what runs a command where these folders are empty ones below `folder`."""
     mounts = []
     for target in FOLDERS:
+        Path(target).mkdir(parents=True, exist_ok=True)  # what a package would bring, and only so that something can be mounted there
         own = folder / target.strip("/").replace("/", "-")
         own.mkdir(exist_ok=True)
         mounts.append(f"mount --bind {own} {target}")
-    script = " && ".join([*mounts, f"exec {shlex.join(command)}"])
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", " && ".join([*mounts, f"exec {shlex.join(command)}"])]
+
+
+def inside(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command there."""
     return subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, timeout=200,
+        inside_command(folder, *command), cwd=ROOT, capture_output=True, text=True, check=False, timeout=200,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STDOUT_CALLBACK": "default"},
     )  # fmt: skip
 

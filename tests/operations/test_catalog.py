@@ -24,6 +24,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
         "container": ["adopt", "list", "logs", "remove", "start", "stop"],
         "deployment": ["deploy", "logs", "restart", "rollback", "scale", "show", "undeploy"],
         "host": ["prepare", "show"],
+        "monitoring": ["install"],
         "image": ["build", "list", "move", "push", "remove"],
         "node": ["abandon", "console", "create", "list", "reboot", "rebuild", "release", "resize", "show", "start", "stop"],
         "service": ["adopt", "balance", "create", "delete", "list", "reconcile", "scale", "show", "update"],
