@@ -98,11 +98,13 @@ class Intake:
         origin: Mapping[str, Any] | None = None,
         hosts: Sequence[str] = (),
         canary: bool = False,
+        own_rule: ApprovalRule | None = None,
     ) -> tuple[Run, bool]:
         """Write the request and return (run, whether it is new); raise RefusedError, which is written down too.
 
         What needs approval becomes a plan that waits for it, at every door; so does, with `confirm`, what needs only
-        the caller's own confirmation. `hosts`: only on these; `canary`: on one host first.
+        the caller's own confirmation. `hosts`: only on these; `canary`: on one host first. `own_rule` is an approval that the
+        caller itself asks for, where the site's rules ask for none.
         """
         operation = command.operation
         must_be_possible(operation, check=check, hosts=hosts, canary=canary)
@@ -110,6 +112,7 @@ class Intake:
         if not math.isfinite(due):
             raise LeptonError("that is no time")
         verdict, rule, frozen = self.judge(caller, command, due)
+        rule = rule or own_rule
         if not verdict.allowed:
             self._refuse(caller, command, verdict.rule, origin)
         if frozen is not None and not check:

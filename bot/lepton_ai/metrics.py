@@ -22,8 +22,8 @@ class Metrics:
         self._replicas = Gauge("lepton_scaling_replicas", "How many replicas were wanted at the last decision", ["service"], registry=registry)
         self._blind = Gauge("lepton_scaling_blind", "Whether a signal was missing at the last decision", ["service"], registry=registry)
         self._alerts = Counter("lepton_alerts", "Alerts received, by what came of them", ["result"], registry=registry)
-        self.waiting = Gauge("lepton_alerts_waiting", "Notifications that are taken and not worked off", registry=registry)
-        self.waiting.set(0)
+        self.alerts_waiting = Gauge("lepton_alerts_waiting", "Whether notifications are taken and not worked off", registry=registry)
+        self.alerts_heard = Gauge("lepton_alerts_last_watchdog_timestamp_seconds", "When the alert was heard that always fires", registry=registry)
 
     def run_changed(self, run: Run, _progress: Progress) -> None:
         """Count a run that has ended: a listener of runs."""

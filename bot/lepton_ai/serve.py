@@ -17,6 +17,7 @@ from slack_bolt.adapter.socket_mode.aiohttp import AsyncSocketModeHandler
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
+from lepton_ai.alerting import Alerting
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake
 from lepton_ai.masking import service_mask
@@ -30,11 +31,13 @@ from lepton_ai.runs.store import Store
 from lepton_ai.scaler import Scaler
 from lepton_ai.settings import Secrets, Settings
 from lepton_ai.slack.accounts import Accounts
+from lepton_ai.slack.alerts import AlertMessages
 from lepton_ai.slack.app import build_app, slack_client
 from lepton_ai.slack.choices import Choices, Look
 from lepton_ai.slack.door import Door
 from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.messages import LiveMessages
+from lepton_ai.web.alerts import alert_routes
 from lepton_ai.web.api import PeerProtocol, os_principal, socket_app
 from lepton_ai.web.app import web_app
 from lepton_ai.web.pages import page_routes
@@ -98,6 +101,9 @@ async def _open_doors(
     workers.append(Reconciler(intake, queue.start, settings.reconcile_seconds).work())
     if settings.scaling.prometheus:
         workers.append(Scaler.of(intake, queue.start, settings.site / settings.scaling.policies, settings.scaling.prometheus, metrics).work())
+    alerting = Alerting(intake, queue.start, metrics)
+    runs.listeners.append(alerting.run_changed)
+    workers.append(alerting.work())
     slack = None
     sessions = Sessions(settings.state_dir, settings.public_url)
     if client is not None:
@@ -108,14 +114,18 @@ async def _open_doors(
         choices = Choices(Look(runs.look))
         runs.listeners.append(choices.changed)
         entrance = sessions.entrance if settings.public_url else None
-        door = Door(intake, queue.start, messages, groups, choices, client, settings.slack.command, entrance)
+        door = Door(intake, queue.start, messages, groups, choices, client, settings.slack.command, alerting, entrance)
         slack = build_app(door, client=client, signing_secret=signing, command=settings.slack.command)
         workers += [messages.work(), groups.work(client), choices.work()]
+        if settings.slack.alerts_channel:
+            shown = AlertMessages(runs, paced, settings.slack.alerts_channel, settings.slack.update_seconds)
+            alerting.changed = shown.wake
+            workers.append(shown.work())
         if settings.slack.mode == "socket" and secrets.slack_app_token is not None:
             workers.append(_socket_mode(slack, secrets.slack_app_token.get_secret_value(), health))
-    web = web_app(
-        metrics.registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, page_routes(intake, sessions, settings.slack.command)
-    )
+    token = secrets.lepton_alert_token.get_secret_value() if secrets.lepton_alert_token else None
+    pages = [*page_routes(intake, sessions, settings.slack.command), *alert_routes(alerting, token)]
+    web = web_app(metrics.registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, pages)
     settings.socket.unlink(missing_ok=True)
     common: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": CLOSE_SECONDS}
     local = uvicorn.Server(uvicorn.Config(socket_app(intake, queue.start), uds=str(settings.socket), http=PeerProtocol, **common))

@@ -34,6 +34,7 @@ class SlackSettings(BaseModel):
     mode: str = Field(default="socket", pattern="^(socket|http)$")
     update_seconds: float = Field(default=1.2, gt=0)  # chat.update is tier 3: 50 a minute and workspace
     approvals_channel: str | None = None  # where plans wait that were asked for outside Slack
+    alerts_channel: str | None = None  # where alerts are shown; nowhere without it
 
 
 class ScalingSettings(BaseModel):
@@ -67,6 +68,7 @@ class Settings(BaseModel):
     scaling: ScalingSettings = Field(default_factory=ScalingSettings)
     access: Rules = Field(default_factory=Rules)
     alerts: list[AlertRule] = Field(default_factory=list)  # what alerts ask for; the first rule that fits counts
+    alertmanager: str = ""  # its address, for silences
 
     @property
     def socket(self) -> Path:
@@ -90,13 +92,14 @@ class Settings(BaseModel):
 
 
 class Secrets(BaseSettings):
-    """Slack's credentials under their usual names. Never written to `Settings`, so never shown with it."""
+    """Credentials under their usual names. Never written to `Settings`, so never shown with it."""
 
     model_config = SettingsConfigDict(extra="ignore")
 
     slack_bot_token: SecretStr | None = None
     slack_app_token: SecretStr | None = None
     slack_signing_secret: SecretStr | None = None
+    lepton_alert_token: SecretStr | None = None  # what Alertmanager shows; no alert is taken without it
 
 
 def load_settings(site: Path | None = None) -> Settings:

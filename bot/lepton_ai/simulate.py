@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import secrets
 import tempfile
@@ -69,7 +70,8 @@ def simulate_alert(settings: Settings, content: str) -> list[Simulated]:
     found = []
     with _scratch(settings) as intake:
         caller = Caller(f"alert:{notification.receiver}")
-        for asked in asked_by(notification, settings.alerts):
+        now = datetime.datetime.now(settings.zone)
+        for asked in (asked_by(alert, settings.alerts, now) for alert in notification.alerts):
             if asked.rule is None:
                 found.append(Simulated(NOTHING, asked.why, asked=asked.alert.name))
                 continue

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
@@ -16,13 +17,14 @@ RULE = {
     "operation": "node.resize",
     "arguments": {"node": {"label": "node"}, "memory": "2GiB", "why": {"annotation": "summary"}},
 }
+NOON = datetime.datetime(2026, 11, 27, 12)  # a Friday
 LABELS = {"alertname": "NodeMemoryHigh", "severity": "page", "node": "{{ lookup('pipe', 'id') }}"}
 ALERT: dict[str, Any] = {"status": "firing", "labels": LABELS, "annotations": {"summary": "it is full"}, "fingerprint": "a", "startsAt": "2026-01-01T00:00:00Z"}
 
 
 def asked(alert: dict[str, Any], *rules: dict[str, Any]) -> Any:
     notification = Notification.model_validate({"receiver": "lepton", "version": "4", "alerts": [alert]})
-    return asked_by(notification, [AlertRule.model_validate(rule) for rule in rules or (RULE,)])[0]
+    return asked_by(notification.alerts[0], [AlertRule.model_validate(rule) for rule in rules or (RULE,)], NOON)
 
 
 def test_labels_and_annotations_are_values_of_arguments() -> None:

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lepton_ai.access.limits import Limit, over_limit
 from lepton_ai.access.matching import Caller, matches
-
-CLOCK = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
+from lepton_ai.hours import SPAN, within
 
 
 class ApprovalRule(BaseModel):
@@ -28,7 +27,7 @@ class ApprovalRule(BaseModel):
     operations: list[str] = Field(default=["*"])
     targets: list[str] = Field(default=["*"])
     above: dict[str, Limit] = Field(default_factory=dict)
-    hours: str | None = Field(default=None, pattern=CLOCK)
+    hours: str | None = Field(default=None, pattern=SPAN)
     hosts_over: int | None = Field(default=None, ge=0)
     approvers: list[str] = Field(min_length=1)
     count: int = Field(default=1, ge=1)
@@ -55,7 +54,7 @@ def needed_approval(
             matches(rule.operations, operation)
             and (any(matches(rule.targets, target) for target in targets) if targets else "*" in rule.targets)
             and (not rule.above or over_limit(rule.above, arguments) is not None)
-            and (rule.hours is None or _within(rule.hours, at.time()))
+            and (rule.hours is None or within(rule.hours, at.time()))
             and (rule.hosts_over is None or hosts is None or hosts > rule.hosts_over)
         )
         if applies:
@@ -70,8 +69,3 @@ def may_approve(approvers: Sequence[str], *, self_approval: bool, requester: str
     if not any(matches(approvers, who) for who in (caller.principal, *caller.groups)):
         return f"only {', '.join(approvers)} may approve this"
     return None
-
-
-def _within(hours: str, now: datetime.time) -> bool:
-    start, end = (datetime.time.fromisoformat(text) for text in hours.split("-"))
-    return start <= now < end if start <= end else now >= start or now < end

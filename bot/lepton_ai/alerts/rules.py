@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Annotated, Any
 import regex
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-LONGEST_VALUE = 1000  # characters of a label that a pattern is tried on
+from lepton_ai.hours import DAYS, SPAN, Day, within
+
+LONGEST_VALUE = 1000  # characters of a label or an annotation; what is longer is cut, fits no pattern and is no argument
 MATCH_SECONDS = 0.1
 # Alertmanager's own way to write a matcher: prometheus.io/docs/alerting/latest/configuration/#matcher
 MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:"((?:[^"\\]|\\.)*)"|([^"=~\s]\S*)|)\s*')
@@ -46,7 +49,11 @@ class FromAnnotation(BaseModel):
 
 
 class AlertRule(BaseModel):
-    """What is asked for when an alert fires that all matchers fit."""
+    """What is asked for when an alert begins to fire that all matchers fit.
+
+    `throttle_minutes`: not again for the same arguments within so many. `hours`: only at this time of day, such as `08:00-18:00`, and
+    `days`: only on these, in the site's time zone. `approvers`: it waits as a plan until one of these agrees.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,14 +61,31 @@ class AlertRule(BaseModel):
     matchers: list[Annotated[str, AfterValidator(_readable)]] = Field(min_length=1)
     operation: str
     arguments: dict[str, FromLabel | FromAnnotation | str | int | float | bool | list[str]] = Field(default_factory=dict)
+    throttle_minutes: float = Field(default=0, ge=0)
+    hours: str | None = Field(default=None, pattern=SPAN)
+    days: list[Day] = Field(default_factory=lambda: [*DAYS], min_length=1)
+    approvers: list[str] = Field(default_factory=list)
+
+
+def _cut(values: dict[str, str]) -> dict[str, str]:
+    return {name[:LONGEST_VALUE]: value[: LONGEST_VALUE + 1] for name, value in values.items()}
+
+
+Values = Annotated[dict[str, str], AfterValidator(_cut)]
 
 
 class Alert(BaseModel):
-    """One alert of Alertmanager's webhook (version 4). What else stands in it is not needed."""
+    """One alert of Alertmanager's webhook (version 4), which Grafana's is like. What else stands in it is not needed."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     status: str = "firing"
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: Values = Field(default_factory=dict)
+    annotations: Values = Field(default_factory=dict)
+    fingerprint: str = Field(default="", max_length=100)
+    starts: datetime.datetime | None = Field(default=None, alias="startsAt")
+    ends: datetime.datetime | None = Field(default=None, alias="endsAt")
+    generator: str = Field(default="", alias="generatorURL")  # the page that shows why, at Prometheus or Grafana
 
     @property
     def name(self) -> str:
@@ -71,8 +95,12 @@ class Alert(BaseModel):
 class Notification(BaseModel):
     """What Alertmanager posts: a group of alerts for one receiver."""
 
-    receiver: str = "alertmanager"
+    model_config = ConfigDict(populate_by_name=True)
+
+    receiver: str = Field(default="alertmanager", max_length=200)
     alerts: list[Alert]
+    group_key: str = Field(default="", alias="groupKey")
+    group_labels: Values = Field(default_factory=dict, alias="groupLabels")
     truncated_alerts: int = Field(default=0, alias="truncatedAlerts")
 
 
@@ -87,17 +115,15 @@ class Asked:
     missing: str = ""
 
 
-def asked_by(notification: Notification, rules: Sequence[AlertRule]) -> list[Asked]:
-    """Return what each alert asks for, by the first rule that fits it. That something is over asks for nothing."""
-    return [_asked(alert, rules) for alert in notification.alerts]
-
-
-def _asked(alert: Alert, rules: Sequence[AlertRule]) -> Asked:
+def asked_by(alert: Alert, rules: Sequence[AlertRule], at: datetime.datetime) -> Asked:
+    """Return what an alert asks for at a time of the site, by the first rule that fits it. That something is over asks for nothing."""
     if alert.status != "firing":
         return Asked(alert, f"it is {alert.status}, and only what fires asks for anything")
     rule = next((rule for rule in rules if all(_fits(matcher, alert.labels) for matcher in rule.matchers)), None)
     if rule is None:
         return Asked(alert, "no rule fits it")
+    if DAYS[at.weekday()] not in rule.days or (rule.hours is not None and not within(rule.hours, at.time())):
+        return Asked(alert, f"rule {rule.name} holds only {' '.join([*rule.days, rule.hours or ''])}".strip())
     arguments: dict[str, Any] = {}
     for name, value in rule.arguments.items():
         if isinstance(value, FromLabel):
@@ -109,6 +135,8 @@ def _asked(alert: Alert, rules: Sequence[AlertRule]) -> Asked:
             continue
         if found is None:
             return Asked(alert, f"rule {rule.name}", rule, None, f"{name} comes from the {where}, which the alert does not have")
+        if len(found) > LONGEST_VALUE:
+            return Asked(alert, f"rule {rule.name}", rule, None, f"{name} comes from the {where}, which is longer than {LONGEST_VALUE} characters")
         arguments[name] = found
     return Asked(alert, f"rule {rule.name}", rule, arguments)
 

@@ -99,3 +99,28 @@ SCALING = sa.Table(
     sa.Column("outcome", sa.String, nullable=False),
     sa.Column("record", sa.JSON, nullable=False),
 )
+NOTIFICATIONS = sa.Table(
+    "lepton_notifications",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("sender", sa.String, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+)
+ALERT_GROUPS = sa.Table(
+    "lepton_alert_groups",
+    metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("document", sa.JSON, nullable=False),
+    sa.Column("changed", sa.Float, nullable=False, index=True),
+    sa.Column("shown", sa.Boolean, nullable=False, index=True),
+    sa.Column("pending", sa.Boolean, nullable=False, index=True),
+    sa.Column("message", sa.JSON, nullable=False),
+)
+ALERT_ACTIONS = sa.Table(
+    "lepton_alert_actions",
+    metadata,
+    sa.Column("rule", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from lepton_ai.hours import DAYS
 from lepton_ai.scaling.outlook import TICK_SECONDS, Outlook
-from lepton_ai.scaling.policy import DAYS, Floor, Policy, Signal
+from lepton_ai.scaling.policy import Floor, Policy, Signal
 
 RECENT = 20  # actions that a decision looks back on
 LATENCY_STEP = 2.0  # times as many replicas at most, for a latency that is too high

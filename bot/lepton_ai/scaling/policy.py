@@ -11,9 +11,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.hours import DAYS, Day
 from lepton_ai.yaml_lines import line_of
-
-DAYS: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def _clock(text: str) -> str:
@@ -51,7 +50,7 @@ class Signal(Part):
 class Floor(Part):
     """A time of the week at which there are at least so many replicas."""
 
-    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(default_factory=lambda: [*DAYS], min_length=1)
+    days: list[Day] = Field(default_factory=lambda: [*DAYS], min_length=1)
     begin: Clock
     end: Clock
     replicas: int = Field(ge=1)

@@ -77,6 +77,14 @@ def from_prometheus(url: str, promql: str, begin: float, end: float) -> list[flo
     return found
 
 
+def lines_from_prometheus(url: str, promql: str, begin: float, end: float, points: int) -> list[tuple[dict[str, str], list[float], list[float]]]:
+    """Return a range's series as they are: (labels, times, values)."""
+    with httpx.Client(base_url=url, timeout=NOW_SECONDS) as client:
+        span = {"start": begin, "end": end, "step": max(1.0, (end - begin) / points)}
+        found = _answer(client, url, "query_range", {"query": promql, **span})
+    return [(series["metric"], [float(when) for when, _ in series["values"]], [float(text) for _, text in series["values"]]) for series in found]
+
+
 def now_from_prometheus(url: str, promql: str, max_age_seconds: float) -> tuple[float | None, str]:
     """Return what a question's series add up to now, or None and why there is nothing.
 

@@ -9,6 +9,7 @@ from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetryHandler
 from slack_sdk.web.async_client import AsyncWebClient
 
+from lepton_ai.slack.alert_views import ACKNOWLEDGE, SILENCE
 from lepton_ai.slack.door import Door
 from lepton_ai.slack.forms import CHOOSE, FORM, PICK
 from lepton_ai.slack.home import START
@@ -43,6 +44,8 @@ def build_app(door: Door, *, client: AsyncWebClient, signing_secret: str | None,
         (FILL_IN, door.on_fill_in),
         (PICK, door.on_pick),
         (START, door.on_shortcut),
+        (ACKNOWLEDGE, door.on_acknowledge),
+        (re.compile(f"^{SILENCE}_"), door.on_silence),
     ):
         app.action(action)(listener)
     app.error(door.on_error)

@@ -19,6 +19,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
 from lepton_ai.access.matching import Caller
+from lepton_ai.alerting import Alerting
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake, RefusedError
 from lepton_ai.masking import service_mask
@@ -56,6 +57,7 @@ class Door:
         choices: Choices,
         client: AsyncWebClient,
         command: str,
+        alerting: Alerting,
         entrance: Callable[[str], str] | None = None,
     ) -> None:
         self._intake = intake
@@ -65,6 +67,7 @@ class Door:
         self._choices = choices
         self._client = client
         self._command = command
+        self._alerting = alerting
         self._entrance = entrance  # makes somebody's own way to the pages; None where there are none
 
     # -- words ---------------------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ class Door:
         await ack()
         message = body.get("message") or {}
         where = {"channel": (body.get("channel") or {}).get("id", "")}
-        if body["type"] == "message_action":
+        if message:  # a shortcut on one, or the button of an alert's
             where["thread_ts"] = message.get("thread_ts") or message.get("ts", "")
         where = {name: value for name, value in where.items() if value}
         caller = self._caller(_team(body), body["user"]["id"], where.get("channel", body["user"]["id"]))
@@ -257,6 +260,24 @@ class Door:
         """The same once more, only on the hosts on which it went wrong."""
         await ack()
         await self._answering(body, lambda caller, run_id: self._intake.again(caller, run_id, failed_hosts=True), action["value"])
+
+    async def on_acknowledge(self, ack: Ack, body: Body, action: Body) -> None:
+        """Acknowledge an alert: somebody sees to it."""
+        await ack()
+        await self._answer_alert(body, lambda caller: self._alerting.acknowledge(caller, action["value"]))
+
+    async def on_silence(self, ack: Ack, body: Body, action: Body) -> None:
+        """Silence an alert for as long as the button says."""
+        await ack()
+        seconds = float(action["action_id"].rpartition("_")[2])
+        await self._answer_alert(body, lambda caller: self._alerting.silence(caller, action["value"], seconds))
+
+    async def _answer_alert(self, body: Body, act: Callable[[Caller], None]) -> None:
+        caller = self._caller(_team(body), body["user"]["id"], (body.get("channel") or {}).get("id", body["user"]["id"]))
+        try:
+            await asyncio.to_thread(act, caller)
+        except LeptonError as error:
+            await self._whisper(body, f":x: {escape(error)}")
 
     def _cancel(self, caller: Caller, run_id: str) -> None:
         run = self._intake.runs.store.run(run_id)

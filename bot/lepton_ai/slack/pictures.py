@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 GIB = 1024**3
 MOST_HOSTS = 40  # bars in one picture
+MOST_LINES = 8
+Lines = Sequence[tuple[Mapping[str, str], Sequence[float], Sequence[float]]]  # (labels, times, values)
 BACKGROUND, INK, USED, FREE = "#f7f6fa", "#1d1a21", "#6d3bd1", "#cfc6de"  # a ground of its own, so that no theme shines through
 
 
@@ -41,6 +43,33 @@ def capacity_map(answers: Mapping[str, Mapping[str, Any]]) -> tuple[bytes, str] 
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue(), _in_words(found)
+
+
+def metric_plot(expr: str, lines: Lines, limit: float | None) -> tuple[bytes, str] | None:
+    """Return (PNG, alternative text) of what an alert is about over time, with the limit that it crossed; None where there is nothing."""
+    shown = sorted(((labels, times, values) for labels, times, values in lines if values), key=lambda line: -max(line[2]))[:MOST_LINES]
+    if not shown:
+        return None
+    figure = Figure(figsize=(8, 3), dpi=110, facecolor=BACKGROUND, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    newest = max(times[-1] for _labels, times, _values in shown)
+    for labels, times, values in shown:
+        name = ", ".join(value for label, value in labels.items() if label not in ("__name__", "job", "instance"))[:60]
+        axes.plot([(when - newest) / 60 for when in times], values, label=name or None, linewidth=1.5)
+    if limit is not None:
+        axes.axhline(limit, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_title(expr[:100], color=INK, fontsize=9)
+    axes.set_facecolor(BACKGROUND)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.set_xlabel("minutes", color=INK, fontsize=8)  # before now, in whatever time zone it is looked at
+    if any(axes.get_legend_handles_labels()[1]):
+        axes.legend(fontsize=8, frameon=False, labelcolor=INK)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    _labels, _times, values = shown[0]
+    crossed = "" if limit is None else f", with a limit of {limit:g}"
+    return picture.getvalue(), f"{expr[:100]}: from {values[0]:.3g} to {values[-1]:.3g} within the last hour, at most {max(values):.3g}{crossed}"
 
 
 def _share(capacity: Mapping[str, Any], what: str) -> float:

@@ -137,7 +137,7 @@ def run_message(
     asked += " (one host first)" if run.canary else ""
     message.text = shortened(escape(f"{title} {asked}: {run.state}"), FALLBACK_LIMIT)
     message.say(f"{_ICONS[run.state]} *{escape(title)}* {escape(asked)}".strip(), f"{title} {asked}", "request.txt")
-    status = f"running since {_moment(run.started or run.created)} · its tasks stand in the thread" if tasks_below else _status(run, progress)
+    status = f"running since {moment(run.started or run.created)} · its tasks stand in the thread" if tasks_below else _status(run, progress)
     message.blocks.append(section(status))
     if run.error and run.state.final and run.state is not State.SUCCEEDED:
         message.say(escape(run.error), run.error, "error.txt", ERROR_LIMIT)
@@ -146,10 +146,10 @@ def run_message(
     if stands is not Standing.NONE:
         message.blocks += _approval_blocks(run, stands, decisions)
     message.blocks += _buttons(run, stands, per_host=per_host)
-    who = [f"*{escape(label)}*"] if label else []
-    who += [f"asked for by {_who(run.principal)}", f"run <{escape(link)}|{run.id}>" if link else f"run `{run.id}`"]
-    who += [f"of the approved plan `{run.approved_plan}`"] if run.approved_plan else []
-    message.blocks.append(context(" · ".join(who)))
+    words = [f"*{escape(label)}*"] if label else []
+    words += [f"asked for by {who(run.principal)}", f"run <{escape(link)}|{run.id}>" if link else f"run `{run.id}`"]
+    words += [f"of the approved plan `{run.approved_plan}`"] if run.approved_plan else []
+    message.blocks.append(context(" · ".join(words)))
     if run.command:
         by_hand = f"by hand: `{escape(run.command)}`"
         if len(by_hand) > CONTEXT_LIMIT:
@@ -175,12 +175,12 @@ def run_line(run: Run) -> str:
     """Return a run in one line."""
     words = escape(shortened(" ".join(str(value) for value in run.arguments.values() if isinstance(value, str)), 200))
     what = f"{'plan ' if run.check else ''}{escape(run.operation.replace('.', ' '))} {words}"
-    return f"{_ICONS[run.state]} `{run.id}` {what} · {run.state} · {_who(run.principal)}"
+    return f"{_ICONS[run.state]} `{run.id}` {what} · {run.state} · {who(run.principal)}"
 
 
 def _status(run: Run, progress: Progress | None) -> str:
     if run.state is State.QUEUED and run.due > time.time():
-        return f":alarm_clock: scheduled for {_moment(run.due)}"
+        return f":alarm_clock: scheduled for {moment(run.due)}"
     if run.state is State.QUEUED:
         return f"queued{': ' + _people(escape(progress.task)) if progress and progress.task else ''}"
     if run.state is State.RUNNING:
@@ -381,23 +381,23 @@ def _approval_blocks(plan: Run, stands: Standing, decisions: Sequence[Decision])
     approval = plan.origin["approval"]
     if approval["count"] == 0:
         return [section(f"so few hosts need nobody's approval (rule {escape(approval['rule'])})")] if stands is Standing.APPROVED else []
-    said = [f"{'approved' if decision.approved else 'rejected'} by {_who(decision.principal)} {_moment(decision.at)}" for decision in decisions]
+    said = [f"{'approved' if decision.approved else 'rejected'} by {who(decision.principal)} {moment(decision.at)}" for decision in decisions]
     if stands is not Standing.WAITING:
         return [section(" · ".join([f"*{stands}*", *said]))] if stands is not Standing.PLANNING else []
     result = result_of(plan)
     hosts = len(result.changed_hosts)
     about = f"changes {hosts} host{'' if hosts == 1 else 's'} in {len(result.changes)} field{'' if len(result.changes) == 1 else 's'}"
     if approval["rule"] == CONFIRMATION:
-        return [section(f":warning: this destroys; it {about}. Only you can confirm it, until {_moment(approval['expires'])}")]
-    approvers = ", ".join(map(_who, approval["approvers"]))
+        return [section(f":warning: this destroys; it {about}. Only you can confirm it, until {moment(approval['expires'])}")]
+    approvers = ", ".join(map(who, approval["approvers"]))
     needed = f"{approval['count']} of them" if approval["count"] > 1 else "one of them"
     own = "" if approval["self"] else ", not whoever asked"
     lines = [f":lock: *waits for approval* (rule {escape(approval['rule'])}): it {about}"]
-    lines.append(f"{approvers} may approve: {needed}{own}, until {_moment(approval['expires'])}")
+    lines.append(f"{approvers} may approve: {needed}{own}, until {moment(approval['expires'])}")
     return [section("\n".join([*lines, *said]))]
 
 
-def _moment(at: float) -> str:
+def moment(at: float) -> str:
     """Return a time that Slack shows in each reader's own zone (docs.slack.dev/messaging/formatting-message-text#date-formatting)."""
     fallback = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
     return f"<!date^{int(at)}^{{date_short_pretty}} {{time}}|{fallback}>"
@@ -439,7 +439,8 @@ def button(text: str, action_id: str, value: str, style: str | None = None) -> B
     return {**button, "style": style} if style else button
 
 
-def _who(principal: str) -> str:
+def who(principal: str) -> str:
+    """Return a principal as a mention where it is a person or a group of Slack's, else as text."""
     kind, _, name = principal.partition(":")
     person = name.partition("/")[2]
     if kind == "slack" and ID.fullmatch(person):

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hours of a day and days of a week, as rules and policies write them."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Literal
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+SPAN = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"  # such as 18:00-08:00
+
+
+def within(hours: str, now: datetime.time) -> bool:
+    """Return whether a time of day is in a span, which may go over midnight."""
+    start, end = (datetime.time.fromisoformat(text) for text in hours.split("-"))
+    return start <= now < end if start <= end else now >= start or now < end
