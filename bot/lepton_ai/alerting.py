@@ -96,9 +96,9 @@ class Alerting:
         self.metrics.alerts_waiting.set(len(taken))
         for number, sender, body in taken:
             self._work_off(number, sender, body)
+        self._listen(now)
         for document in inbox.pending(store):
             self._ask(Group.model_validate(document))
-        self._listen(now)
         if taken:
             self.changed()
         return len(taken) == AT_ONCE

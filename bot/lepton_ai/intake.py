@@ -241,7 +241,7 @@ class Intake:
 
     def _apply(self, plan: Run) -> Run:
         """Submit what was planned, as whoever asked for it, whose rights may have changed since. The same run, however often."""
-        earlier = self.runs.store.run_of_key(_apply_key(plan))
+        earlier = self.runs.store.run_of_key(apply_key(plan))
         if earlier is not None:
             return earlier
         operation = self.runs.catalog.operations.get(plan.operation)
@@ -251,14 +251,14 @@ class Intake:
             arguments = self.runs.arguments(plan)
             self._must_still(self._requester(plan), operation, arguments)
         except LeptonError as error:
-            earlier = self.runs.store.run_of_key(_apply_key(plan))  # somebody else was faster, and has the secrets forgotten
+            earlier = self.runs.store.run_of_key(apply_key(plan))  # somebody else was faster, and has the secrets forgotten
             if earlier is not None:
                 return earlier
             self.runs.store.record(plan.id, plan.principal, "refused", {"operation": plan.operation, "rule": str(error)})
             self.runs.store.decide(plan.id, LEPTON, approved=False, always=True)
             raise
         origin = {name: value for name, value in plan.origin.items() if name != "approval"}
-        request = Request(operation.name, arguments, plan.principal, key=_apply_key(plan), why=plan.why, origin=origin, approved_plan=plan.id)
+        request = Request(operation.name, arguments, plan.principal, key=apply_key(plan), why=plan.why, origin=origin, approved_plan=plan.id)
         return self.runs.submit(replace(request, hosts=plan.hosts, canary=plan.canary))[0]
 
     def gate(self, run: Run, operation: Operation, arguments: Mapping[str, Any]) -> str | None:
@@ -381,7 +381,8 @@ def _asked_of(rule: ApprovalRule) -> dict[str, Any]:
     return {**asked, "expires": time.time() + rule.expires_minutes * 60}
 
 
-def _apply_key(plan: Run) -> str:
+def apply_key(plan: Run) -> str:
+    """Return the key of the run that a plan releases when it is approved."""
     return f"apply:{plan.id}"
 
 

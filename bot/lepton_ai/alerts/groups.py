@@ -77,7 +77,7 @@ def merged(group: Group | None, notification: Notification, sender: str, now: fl
     known = group.episodes
     for alert in notification.alerts:
         fingerprint = fingerprint_of(alert)
-        before, starts = known.get(fingerprint), _seconds(alert.starts) or now
+        before, starts = episodes.get(fingerprint) or known.get(fingerprint), _seconds(alert.starts) or now
         if alert.status == FIRING:
             if before is None or (before.status != FIRING and starts > before.ends):
                 if before is None and len(episodes) >= MOST_ALERTS:

@@ -14,6 +14,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 
 from lepton_ai.alerts.groups import Group
 from lepton_ai.errors import LeptonError
+from lepton_ai.intake import apply_key
 from lepton_ai.runs import inbox
 from lepton_ai.runs.model import Run
 from lepton_ai.runs.service import Runs
@@ -88,7 +89,9 @@ class AlertMessages:
         await asyncio.to_thread(inbox.set_shown, store, key, message, changed)
 
     def _caused(self, group: Group) -> dict[str, Run]:
-        return {run: self._runs.store.run(run) for run in {episode.run for episode in group.episodes.values() if episode.run}}
+        """Return the runs that a group caused, a plan's own run in its place once it was approved."""
+        runs = {run: self._runs.store.run(run) for run in {episode.run for episode in group.episodes.values() if episode.run}}
+        return {run_id: self._runs.store.run_of_key(apply_key(run)) or run for run_id, run in runs.items()}
 
     async def _plot(self, group: Group, message: dict[str, Any]) -> None:
         """Put a picture of what an alert is about into its thread, where Prometheus has it. Best effort."""
