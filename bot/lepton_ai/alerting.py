@@ -95,7 +95,7 @@ class Alerting:
         taken = inbox.waiting(store, AT_ONCE)
         self.metrics.alerts_waiting.set(len(taken))
         for number, sender, body in taken:
-            self._work_off(number, sender, body)
+            self._work_off(number, sender, body, now)
         self._listen(now)
         for document in inbox.pending(store):
             self._ask(Group.model_validate(document))
@@ -103,12 +103,12 @@ class Alerting:
             self.changed()
         return len(taken) == AT_ONCE
 
-    def _work_off(self, number: int, sender: str, body: dict[str, Any]) -> None:
+    def _work_off(self, number: int, sender: str, body: dict[str, Any], now: float) -> None:
         notification = read_notification(body)
         always = [alert for alert in notification.alerts if alert.labels.get("alertname") == WATCHDOG]
         if always:
-            inbox.set_action(self.intake.runs.store, WATCHDOG, "", time.time())
-            self.metrics.alerts_heard.set(time.time())
+            inbox.set_action(self.intake.runs.store, WATCHDOG, "", now)
+            self.metrics.alerts_heard.set(now)
             notification.alerts = [alert for alert in notification.alerts if alert not in always]
         if not notification.alerts:
             inbox.drop(self.intake.runs.store, number)
@@ -118,7 +118,7 @@ class Alerting:
         def change(document: dict[str, Any] | None) -> dict[str, Any]:
             nonlocal began
             before = None if document is None else Group.model_validate(document)
-            group, began = merged(before, notification, sender, time.time())
+            group, began = merged(before, notification, sender, now)
             return group.model_dump(mode="json")
 
         if inbox.work_off(self.intake.runs.store, number, key_of(notification), change) is not None:
