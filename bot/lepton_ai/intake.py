@@ -26,6 +26,7 @@ CONFIRMATION = "confirmation"
 CONFIRM_SECONDS = 60 * 60
 AGAIN_SECONDS = 10.0  # asking again for the same within so many is asking once
 LEPTON = "lepton"  # who ends a plan that can no longer be done
+SCALE = "service.scale"  # who may do this may pin as well
 FREEZE = "freeze"  # what a role must name so that its holders may freeze and unfreeze
 
 
@@ -333,6 +334,25 @@ class Intake:
         if not verdict.allowed:
             self.runs.store.record("", caller.principal, "refused", {"operation": FREEZE, "rule": verdict.rule, "targets": [target]})
             raise RefusedError(caller, f"freeze {target}", verdict.rule)
+
+    # -- pins ----------------------------------------------------------------------------------------------------
+
+    def pin(self, caller: Caller, service: str, replicas: int, until: float, why: str) -> None:
+        """Hold a service at a number of replicas whatever its policy wants, for whoever may scale it to that."""
+        self._may_pin(caller, service, replicas)
+        self.runs.store.pin(service, replicas, until, caller.principal, why)
+
+    def unpin(self, caller: Caller, service: str) -> bool:
+        """Give a service back to its policy, and return whether it was pinned."""
+        self._may_pin(caller, service, 1)
+        return self.runs.store.unpin(service, caller.principal)
+
+    def _may_pin(self, caller: Caller, service: str, replicas: int) -> None:
+        operation = self.runs.catalog.operations[SCALE]
+        arguments = typed_arguments(operation, {"service": service, "replicas": str(replicas)})
+        verdict = self.verdict(caller, operation, operation.targets(arguments), arguments)
+        if not verdict.allowed:
+            self._refuse(caller, Command(operation, arguments), verdict.rule, None)
 
     # -- locks ---------------------------------------------------------------------------------------------------
 

@@ -10,32 +10,37 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import structlog
-from ansible_collections.lepton.cloud.plugins.module_utils._balancer import is_up
 
+from lepton_ai.access.approvals import ApprovalRule
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import Intake
+from lepton_ai.intake import SCALE, Intake
 from lepton_ai.metrics import Metrics
+from lepton_ai.observing import Stands, errors_of, room_of_hosts, sample_of, stands
 from lepton_ai.runs import leases
-from lepton_ai.runs.model import HERE
-from lepton_ai.scaling.decision import RECENT, Action, Decision, Sample, Situation, decide, explain
+from lepton_ai.runs.model import HERE, State
+from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Situation, decide, explain, load_of
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
 from lepton_ai.scaling.policy import Policy, Signal, load_policy
-from lepton_ai.scaling.series import from_prometheus, now_from_prometheus
+from lepton_ai.scaling.series import Reading, from_prometheus, now_from_prometheus
 
 log = structlog.get_logger()
-LOOK, SCALE = "service.list", "service.scale"
+LOOK = "service.list"
+WRITER = "scaling"  # the lock of whoever decides; another bot on the same database stands by
 KEEP_SECONDS = 14 * 86400.0  # of records
 FIRST_LEAD = 60.0  # seconds, until it was measured
 MEASURED = 20  # starts that the lead is taken from
 LEAD_QUANTILE = 0.95
 MINUTES_AGO = 20  # ticks: what load is compared with to tell an outage
-Now = Callable[[str, float], tuple[float | None, str]]
+LOOKED_BACK = 300  # records that actions are read from when a bot starts
+ASK_SECONDS = 1800.0  # within which people are asked for the same only once
+Now = Callable[[str], Reading]
 Past = Callable[[str, float, float], list[float | None]]
 
 
@@ -47,7 +52,9 @@ class _Watched:
     text: str
     histories: dict[str, LoadHistory]
     loads: list[float] = field(default_factory=list)
-    growing: list[tuple[float, int]] = field(default_factory=list)  # asked when, and for how many, that are not all ready
+    actions: list[Action] = field(default_factory=list)
+    asked: int | None = None  # how many replicas were wanted last
+    under_way: tuple[str, dict[str, Any]] | None = None  # our run that has not ended, and the record of its decision
     leads: list[float] = field(default_factory=list)
     hours: tuple[int, float] = (0, 0.0)  # day, and replica hours of it
 
@@ -55,10 +62,13 @@ class _Watched:
         """Return how long a replica takes from being asked for until it serves, in seconds."""
         if self.policy.lead_seconds != "auto":
             return self.policy.lead_seconds
-        if not self.leads:
-            return FIRST_LEAD
-        ordered = sorted(self.leads)
-        return ordered[min(len(ordered) - 1, math.ceil(LEAD_QUANTILE * len(ordered)) - 1)]
+        return quantile(self.leads) if self.leads else FIRST_LEAD
+
+
+def quantile(seconds: list[float]) -> float:
+    """Return what 95 of 100 stay below."""
+    ordered = sorted(seconds)
+    return ordered[min(len(ordered) - 1, math.ceil(LEAD_QUANTILE * len(ordered)) - 1)]
 
 
 @dataclass
@@ -71,6 +81,7 @@ class Scaler:
     now: Now
     past: Past
     metrics: Metrics = field(default_factory=Metrics)
+    _holder: leases.Holder = field(default_factory=lambda: leases.process_holder(f"{WRITER}/{time.time_ns()}"))
     _watched: dict[Path, _Watched] = field(default_factory=dict)
     _told: dict[Path, str] = field(default_factory=dict)
 
@@ -78,7 +89,7 @@ class Scaler:
     def of(cls, intake: Intake, start: Callable[[str], None], folder: Path, prometheus: str, metrics: Metrics) -> Scaler:
         """Return one whose signals come from a Prometheus."""
         return cls(
-            intake, start, folder, lambda promql, age: now_from_prometheus(prometheus, promql, age),
+            intake, start, folder, lambda promql: now_from_prometheus(prometheus, promql),
             lambda promql, begin, end: from_prometheus(prometheus, promql, begin, end), metrics,
         )  # fmt: skip
 
@@ -95,7 +106,7 @@ class Scaler:
         """Decide once for every policy that is not paused, and return what was decided."""
         self._read(when)
         watched = [each for each in self._watched.values() if each.policy.mode != "paused"]
-        if not watched:
+        if not watched or not self._writes():
             return []
         told = self.intake.runs.look(LOOK)
         if HERE in told.failures:
@@ -103,6 +114,15 @@ class Scaler:
             return []
         held = {lock for lock, _owner in leases.locks(self.intake.runs.store)}
         return [decision for each in watched if (decision := self._decide(each, when, told.answers, held)) is not None]
+
+    def _writes(self) -> bool:
+        """Return whether it is this bot that decides: one at a time does, and another goes on when that one's lease has ended."""
+        store = self.intake.runs.store
+        if leases.try_acquire(store, self._holder, [WRITER]):
+            self.intake.runs.clear_dead_leases()
+            leases.leave_queue(store, self._holder.owner)
+            return False
+        return True
 
     def _read(self, when: float) -> None:
         """Take in policies that are new or have changed, and drop those that are gone; one that cannot be read leaves the old one in force."""
@@ -130,87 +150,129 @@ class Scaler:
                     log.error("a policy cannot be used", policy=str(path), why=str(error))
 
     def _begin(self, policy: Policy, text: str, when: float, before: _Watched | None) -> _Watched:
-        """Return a service to watch, that has learned from what Prometheus knows."""
-        watched = _Watched(policy, text, {}, leads=[] if before is None else before.leads)
+        """Return a service to watch, that has learned from what Prometheus knows and from the records of earlier bots."""
+        records = list(reversed(self.intake.runs.store.scaling_records(policy.service, until=when, limit=LOOKED_BACK)))
+        watched = _Watched(policy, text, {})
+        watched.actions = [Action(late["when"], early["asked"], late["asked"]) for early, late in pairwise(records) if early["asked"] != late["asked"]]
+        watched.leads = [record["stages"]["serving"] for record in records if record.get("stages") and record["outcome"] == "grow"][-MEASURED:]
+        if records:
+            watched.asked = records[-1]["asked"]
+        if before is not None:
+            watched = replace(before, policy=policy, text=text, histories={})
         for signal in policy.signals:
             if signal.kind in ("load", "utilisation"):
-                history = LoadHistory(lead_seconds=watched.lead(), hold_seconds=policy.hold_seconds, risk=policy.risk)
-                try:
-                    for sample in self.past(signal.promql, when - 2 * WINDOW * TICK_SECONDS, when):
-                        history.add(sample)
-                except LeptonError as error:
-                    log.warning("a signal has no past to learn from", service=policy.service, signal=signal.name, why=str(error))
-                watched.histories[signal.name] = history
+                watched.histories[signal.name] = LoadHistory(lead_seconds=watched.lead(), hold_seconds=policy.hold_seconds, risk=policy.risk)
+                if signal.kind == "load":  # of how many replicas an earlier utilisation was is not known
+                    self._learn(watched, signal, when)
         return watched
 
+    def _learn(self, watched: _Watched, signal: Signal, when: float) -> None:
+        """Learn from what Prometheus knows of a signal's past."""
+        try:
+            for sample in self.past(signal.promql, when - 2 * WINDOW * TICK_SECONDS, when):
+                watched.histories[signal.name].add(sample)
+        except LeptonError as error:
+            log.warning("a signal has no past to learn from", service=watched.policy.service, signal=signal.name, why=str(error))
+
     def _decide(self, watched: _Watched, when: float, answers: Mapping[str, Mapping[str, Any]], held: set[str]) -> Decision | None:
-        policy = watched.policy
-        sizes = _sizes(policy.service, answers)
-        if sizes is None:
+        policy, service = watched.policy, watched.policy.service
+        now = stands(service, answers)
+        if now is None:
             return None
-        asked, ready = sizes
-        _measure(watched, when, ready)
-        samples = {signal.name: self._sample(watched, signal) for signal in policy.signals}
+        self._follow(watched)
+        if watched.under_way is None and watched.asked not in (None, now.asked):  # by somebody else, or ours that failed
+            watched.actions = [*watched.actions, Action(when, int(watched.asked or 0), now.asked, "somebody")][-RECENT:]
+        asked = now.asked if watched.under_way is None else int(watched.asked or now.asked)
+        watched.asked = asked
+        samples = {signal.name: self._sample(watched, signal, now.ready) for signal in policy.signals}
         outlooks = {name: history.outlook() for name, history in watched.histories.items()}
         watched.loads = [*watched.loads[-MINUTES_AGO:], max((outlook.level for outlook in outlooks.values()), default=0.0)]
-        store = self.intake.runs.store
-        changes = store.scaling_records(policy.service, until=when, limit=RECENT, outcomes=("grow", "cut"))
-        decision = decide(
-            policy,
-            Situation(
-                now=when, asked=asked, ready=ready, samples=samples, outlooks=outlooks, lead_seconds=watched.lead(),
-                actions=[Action(record["when"], record["asked"], record["final"]) for record in reversed(changes)],
-                hours_today=_hours(watched, when, asked), busy=f"a run holds service/{policy.service}" if f"service/{policy.service}" in held else "",
-                before=watched.loads[0], zone=self.intake.runs.settings.zone,
-            ),
+        situation = Situation(
+            now=when, asked=asked, ready=now.ready, samples=samples, outlooks=outlooks, lead_seconds=watched.lead(), actions=watched.actions,
+            hours_today=_hours(watched, when, asked), busy=f"a run holds service/{service}" if f"service/{service}" in held else "",
+            vanished=now.vanished, before=watched.loads[0], pin=self._pin(service, when), paused=self._frozen(service),
+            zone=self.intake.runs.settings.zone,
         )  # fmt: skip
-        acting = policy.mode == "live" and decision.outcome in ("grow", "cut")
-        if acting:
-            acting = self._act(watched, decision)
-        store.keep_decision({**decision.record(), "mode": policy.mode, "acted": acting}, KEEP_SECONDS)
+        decision = self._decided(policy, situation, now)
+        record = {**decision.record(), "mode": policy.mode, "acted": False, "run": ""}
+        if policy.mode == "live" and decision.final != decision.asked:
+            record["run"] = self._act(watched, decision)
+            record["acted"] = bool(record["run"]) and decision.outcome != "ask"
+        if record["acted"]:
+            watched.actions = [*watched.actions, Action(when, asked, decision.final)][-RECENT:]
+            watched.asked, watched.under_way = decision.final, (record["run"], record)
+        self.intake.runs.store.keep_decision(record, KEEP_SECONDS)
         self.metrics.decided(decision)
         return decision
 
-    def _sample(self, watched: _Watched, signal: Signal) -> Sample:
-        value, trouble = self.now(signal.promql, signal.max_age_seconds)
-        if signal.name in watched.histories:
-            doubt = watched.histories[signal.name].add(value)
-            trouble = trouble or doubt
-        return Sample(None if trouble else value, trouble=trouble)
+    def _decided(self, policy: Policy, situation: Situation, now: Stands) -> Decision:
+        """Decide, and once more with what only growth or only a cut makes it worth to ask."""
+        decision = decide(policy, situation)
+        if decision.final > decision.asked:
+            room = room_of_hosts(policy.service, now.declaration, decision.final - decision.asked, self.intake.runs.look)
+            return decide(policy, replace(situation, room=room))
+        if decision.final < decision.asked:
+            return decide(policy, replace(situation, errors=errors_of(policy.service, self.now)))
+        return decision
 
-    def _act(self, watched: _Watched, decision: Decision) -> bool:
-        """Ask for the number that was decided on, and return whether that could be asked for."""
+    def _sample(self, watched: _Watched, signal: Signal, ready: int) -> Sample:
+        sample = sample_of(signal, self.now(signal.promql), ready)
+        if signal.name in watched.histories:
+            usable = sample.value is not None and sample.age <= signal.max_age_seconds and sample.coverage >= signal.min_coverage
+            doubt = watched.histories[signal.name].add(load_of(signal, sample.value or 0.0, ready) if usable else None)
+            if doubt and usable:
+                return sample._replace(value=None, trouble=doubt)
+        return sample
+
+    def _pin(self, service: str, when: float) -> Pin | None:
+        found = self.intake.runs.store.pinned(service, when)
+        return None if found is None else Pin(found.replicas, found.until, found.principal, found.why)
+
+    def _frozen(self, service: str) -> str:
+        frozen = self.intake.runs.frozen(self.intake.runs.catalog.operations[SCALE], {"service": service, "replicas": 1})
+        return "" if frozen is None else str(frozen)
+
+    # -- acting --------------------------------------------------------------------------------------------------
+
+    def _act(self, watched: _Watched, decision: Decision) -> str:
+        """Ask for the number that was decided on, or ask people about it, and return the run; "" where that could not be."""
         policy, operation = watched.policy, self.intake.runs.catalog.operations[SCALE]
-        values = {"service": policy.service, "replicas": str(decision.final)}
-        key = f"policy:{policy.service}:{int(decision.when // TICK_SECONDS)}"
+        caller, values = Caller(f"policy:{policy.service}"), {"service": policy.service, "replicas": str(decision.final)}
+        key, rule = f"{caller.principal}:{int(decision.when // TICK_SECONDS)}", None
+        if decision.outcome == "ask":
+            if any(plan.principal == caller.principal for plan in self.intake.runs.store.open_plans()):
+                return ""  # somebody has been asked, and has not answered
+            key = f"{caller.principal}:ask:{decision.asked}:{decision.final}:{int(decision.when // ASK_SECONDS)}"
+            rule = ApprovalRule(name=f"policy {policy.service}", approvers=policy.approval.approvers, expires_minutes=int(ASK_SECONDS / 60))
         try:
-            run, new = self.intake.submit_values(Caller(f"policy:{policy.service}"), operation, values, key=key, why=explain(decision))
+            run, new = self.intake.submit_values(caller, operation, values, key=key, why=explain(decision), own_rule=rule)
         except LeptonError as error:
             log.warning("a service was to be scaled and was not", service=policy.service, decision=explain(decision), error=str(error))
-            return False
-        log.info("a service is scaled", service=policy.service, decision=explain(decision), run=run.id)
+            return ""
+        log.info("a service is scaled" if rule is None else "people are asked whether to scale", decision=explain(decision), run=run.id)
         if new:
             self.start(run.id)
-            if decision.outcome == "grow":
-                watched.growing.append((decision.when, decision.final))
-        return True
+        return run.id
 
-
-def _sizes(service: str, answers: Mapping[str, Mapping[str, Any]]) -> tuple[int, int] | None:
-    """Return how many replicas are wanted, and how many serve at the load balancer that has fewest; None where there is no such service."""
-    entries = [entry for answer in answers.values() for entry in answer.get("services", ()) if entry["name"] == service]
-    if not entries:
-        return None
-    newest = max(entries, key=lambda entry: int(entry["version"]))
-    serving = min(sum(server["state"] == "ready" and is_up(server) for server in entry["servers"]) for entry in entries)
-    return int(newest["replicas"]), serving
-
-
-def _measure(watched: _Watched, when: float, ready: int) -> None:
-    """Take note of how long those replicas took that serve by now."""
-    done = [asked for asked, count in watched.growing if ready >= count]
-    watched.growing = [(asked, count) for asked, count in watched.growing if ready < count]
-    watched.leads = [*watched.leads, *(when - asked for asked in done)][-MEASURED:]
+    def _follow(self, watched: _Watched) -> None:
+        """Take note of our run that has ended, of how long its stages took, and so of how long replicas take to serve."""
+        if watched.under_way is None:
+            return
+        run_id, record = watched.under_way
+        try:
+            run = self.intake.runs.store.run(run_id)
+        except LeptonError:  # of a database that was moved away
+            watched.under_way = None
+            return
+        if not run.state.final:
+            return
+        watched.under_way = None
+        if run.state is State.SUCCEEDED and run.started is not None and run.finished is not None:
+            # A run ends when HAProxy itself has found the new replicas up.
+            stages = {"begun": run.started - record["when"], "serving": run.finished - record["when"]}
+            self.intake.runs.store.keep_decision({**record, "stages": stages}, KEEP_SECONDS)
+            if record["outcome"] == "grow":
+                watched.leads = [*watched.leads, stages["serving"]][-MEASURED:]
 
 
 def _hours(watched: _Watched, when: float, asked: int) -> float:

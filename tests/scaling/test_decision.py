@@ -15,6 +15,7 @@ from lepton_ai.scaling.policy import Policy
 
 NOON = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.UTC).timestamp()  # a Friday
 LOAD = {"name": "load", "kind": "load", "capacity": 10}
+ASKED = {"approval": {"approvers": ["a"]}}
 BASE: dict[str, Any] = {"service": "chat", "min_replicas": 1, "max_replicas": 10, "signals": [LOAD]}
 
 
@@ -98,11 +99,17 @@ def test_the_direction_changes_only_so_often() -> None:
         ({"max_step_down": 1}, {"load": 1}, "cut", 3, "max_step_down 1: 1 would do"),
         ({"dead_band": 1}, {"load": 25}, "hold", 4, ""),
         ({"max_replicas": 3}, {"load": 200}, "cut", 3, "max_replicas 3: 23 are wanted"),
-        ({}, {"load": 80, "room": 1}, "grow", 5, "the hosts have room for 1 more, and 5 are wanted"),
-        ({}, {"load": 80, "room": 0}, "hold", 4, "the hosts have room for 0 more"),
-        ({"approval": {"grow_alone": 2}}, {"load": 80}, "ask", 9, "more than 2 more at once are asked for"),
-        ({"approval": {"cut_alone": 0.3}}, {"load": 1}, "ask", 1, "a cut of more than 30% is asked for"),
-        ({"budget": {"replica_hours_per_day": 100}}, {"load": 80, "hours_today": 50.0}, "ask", 9, "with 9 it would be 158 (ask)"),
+        ({}, {"load": 80, "room": ("h2",)}, "grow", 5, "the hosts have room for 1 more on h2, and 5 are wanted"),
+        ({}, {"load": 80, "room": ()}, "hold", 4, "the hosts have room for 0 more"),
+        ({"approval": {"grow_alone": 2, "approvers": ["a"]}}, {"load": 80}, "ask", 9, "more than 2 more at once are asked for"),
+        ({"approval": {"cut_alone": 0.3, "approvers": ["a"]}}, {"load": 1}, "ask", 1, "a cut of more than 30% is asked for"),
+        (
+            {"budget": {"replica_hours_per_day": 100}, "approval": {"approvers": ["a"]}},
+            {"load": 80, "hours_today": 50.0},
+            "ask",
+            9,
+            "with 9 it would be 158 (ask)",
+        ),
         ({"budget": {"replica_hours_per_day": 100, "beyond": "freeze"}}, {"load": 80, "hours_today": 50.0}, "hold", 4, "(freeze)"),
         ({"budget": {"replica_hours_per_day": 100, "beyond": "warn"}}, {"load": 80, "hours_today": 50.0}, "grow", 9, "(warn)"),
         ({"floors": [{"days": ["fri"], "begin": "08:00", "end": "20:00", "replicas": 6}]}, {"load": 1}, "grow", 6, ""),

@@ -7,16 +7,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-from tests.conftest import ROOT, eventually
+from tests.conftest import eventually
 from tests.scaling.test_backtest import days
-from tests.scaling.test_policy import POLICY
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.scaling.series import from_prometheus, now_from_prometheus
+from lepton_ai.scaling.series import from_prometheus, lines_from_prometheus, now_from_prometheus
 
 pytestmark = pytest.mark.prometheus
 DAYS = 2.2
@@ -81,29 +79,20 @@ def test_questions_without_a_good_answer(prometheus: tuple[str, float], promql: 
 
 def test_what_it_says_now(prometheus: tuple[str, float]) -> None:
     url, _end = prometheus
-    value, trouble = now_from_prometheus(url, "requests", 300)
-    assert value == pytest.approx(days(DAYS)[-1], abs=0.01)
-    assert trouble == ""
-    old, why = now_from_prometheus(url, "requests", 15)
-    assert old is None
-    assert why.startswith("the newest sample of requests is ")
-    assert now_from_prometheus(url, "nothing", 15) == (None, "Prometheus has no sample for nothing")
-    assert "Prometheus refuses" in now_from_prometheus(url, '"a"', 60)[1]
-    assert now_from_prometheus(url, "sum(requests)", 60)[0] == value
-    assert "Prometheus refuses" in now_from_prometheus(url, "requests[", 60)[1]
-    assert "does not answer" in now_from_prometheus("http://127.0.0.1:1", "up", 60)[1]
+    both = now_from_prometheus(url, "requests")
+    assert len(both.values) == 2
+    assert sum(both.values) == pytest.approx(days(DAYS)[-1], abs=0.01)
+    assert 50 < both.age < 300
+    assert both.trouble == ""
+    assert now_from_prometheus(url, "nothing") == ([], 0.0, "Prometheus has no sample for nothing")
+    assert "Prometheus refuses" in now_from_prometheus(url, '"a"').trouble
+    assert now_from_prometheus(url, "sum(requests)").values == [pytest.approx(sum(both.values))]
+    assert "Prometheus refuses" in now_from_prometheus(url, "requests[").trouble
+    assert "does not answer" in now_from_prometheus("http://127.0.0.1:1", "up").trouble
 
 
-def test_a_prometheus_that_is_none() -> None:
-    with pytest.raises(LeptonError, match="does not answer"):
-        from_prometheus("http://127.0.0.1:1", "up", 0, 3600)
-
-
-def test_the_command_line_replays_it(prometheus: tuple[str, float], tmp_path: Path) -> None:
-    url, _end = prometheus
-    (tmp_path / "chat.yml").write_text(POLICY.replace("max_replicas: 8", "max_replicas: 20").replace('sum(rate(haproxy_backend_http_requests_total{proxy="chat"}[1m]))', "requests"))  # fmt: skip  # noqa: E501
-    command = [ROOT / ".venv/bin/lepton", "scaling", "backtest", tmp_path / "chat.yml", "2d", "--prometheus", url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "chat: 2.0 days" in done.stdout
-    assert "this policy" in done.stdout
+def test_what_an_alert_is_about_is_shown_as_it_is(prometheus: tuple[str, float]) -> None:
+    url, end = prometheus
+    lines = lines_from_prometheus(url, "requests", end - 3600, end, 60)
+    assert sorted(labels["replica"] for labels, _times, _values in lines) == ["one", "two"]
+    assert all(len(times) == len(values) == 61 for _labels, times, values in lines)

@@ -14,17 +14,21 @@ from tests.conftest import ROOT, write_playbook
 from tests.scaling.test_policy import POLICY
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.intake import SCALE
+from lepton_ai.observing import sample_of
 from lepton_ai.runs import leases
-from lepton_ai.runs.model import HERE, Result
+from lepton_ai.runs.model import HERE, Request, Result, State
 from lepton_ai.runs.store import Store
-from lepton_ai.scaler import SCALE, Scaler, _Watched
+from lepton_ai.scaler import LOOK, Scaler, _Watched
 from lepton_ai.scaling.backtest import by_policy, replay
 from lepton_ai.scaling.decision import Decision
 from lepton_ai.scaling.outlook import TICK_SECONDS
-from lepton_ai.scaling.policy import read_policy
+from lepton_ai.scaling.policy import Signal, read_policy
+from lepton_ai.scaling.series import Reading
 from lepton_ai.settings import Settings
 
 NOW = 1795780800.0
+DECLARED = {"image": "m:1", "port": 8080, "listen_port": 8000, "cpus": 1, "memory": "1GiB"}
 
 
 class Site:
@@ -34,27 +38,53 @@ class Site:
         self.replicas, self.ready, self.refuses = 1, 1, refuses
         self.value: float | None = 5.0
         self.trouble = ""
+        self.dead = 0
+        self.lazy = False  # whether what is asked for takes its time
+        self.errors = 0.0
         self.past: list[float | None] = []
         self.asked: list[tuple[str, dict[str, Any], str, str]] = []
         self.begun: list[str] = []
         self.failures: dict[str, str] = {}
         self.settings = SimpleNamespace(zone=None)
-        runs = SimpleNamespace(catalog=SimpleNamespace(operations={SCALE: None}), look=self.look, store=store, settings=self.settings)
+        self.frozen: str | None = None
+        self.room: dict[str, Any] = {}  # what hosts answer; nothing: they do not say
+        self.looked: list[str] = []
+        self.plans: list[dict[str, Any]] = []
+        runs = SimpleNamespace(
+            catalog=SimpleNamespace(operations={SCALE: None}), look=self.look, store=store, settings=self.settings, clear_dead_leases=lambda: None,
+            frozen=lambda *_: self.frozen,
+        )  # fmt: skip
         intake: Any = SimpleNamespace(runs=runs, submit_values=self.submit_values)
         self.folder = folder
         self.when = NOW
-        self.scaler = Scaler(intake, self.begun.append, folder, lambda _promql, _age: (self.value, self.trouble), lambda *_: self.past)
+        self.scaler = Scaler(intake, self.begun.append, folder, self.read, lambda *_: self.past)
 
-    def look(self, _name: str) -> Result:
-        servers = [{"name": f"chat-{number}", "state": "ready", "status": "UP"} for number in range(self.ready)]
-        return Result(answers={"lb": {"services": [{"name": "chat", "replicas": self.replicas, "version": 1, "servers": servers}]}}, failures=self.failures)
+    def read(self, promql: str) -> Reading:
+        if "5xx" in promql:
+            return Reading([self.errors] if self.errors else [])
+        return Reading([] if self.value is None else [self.value], trouble=self.trouble)
 
-    def submit_values(self, caller: Any, _operation: Any, values: dict[str, Any], *, key: str, why: str) -> tuple[Any, bool]:
+    def look(self, name: str) -> Result:
+        self.looked.append(name)
+        if name != LOOK:
+            return Result(answers=self.room)
+        up = ["UP"] * self.ready + ["DOWN"] * self.dead
+        servers = [{"name": f"chat-{number}", "state": "ready", "status": status} for number, status in enumerate(up)]
+        return Result(
+            answers={"lb": {"services": [{"name": "chat", "replicas": self.replicas, "version": 1, "servers": servers, "declaration": DECLARED}]}},
+            failures=self.failures,
+        )
+
+    def submit_values(self, caller: Any, _operation: Any, values: dict[str, Any], *, key: str, why: str, own_rule: Any) -> tuple[Any, bool]:
         if self.refuses:
             raise LeptonError("no grant names policy:chat")
         new = key not in [asked[2] for asked in self.asked]
         self.asked.append((caller.principal, values, key, why))
-        self.replicas = self.ready = int(values["replicas"])
+        if own_rule is not None:
+            self.plans.append({"approvers": own_rule.approvers, "values": values})
+            return SimpleNamespace(id=f"plan-{len(self.asked)}"), new
+        if not self.lazy:
+            self.replicas = self.ready = int(values["replicas"])
         return SimpleNamespace(id=f"run-{len(self.asked)}"), new
 
     def policy(self, text: str) -> None:
@@ -185,6 +215,144 @@ def test_it_learns_from_what_prometheus_knows_before_it_decides(live: Site) -> N
     assert decision is not None
     assert decision.inputs["requests"]["days"] > 1
     assert decision.inputs["requests"]["peak"] < 1.3 * decision.inputs["requests"]["level"]
+
+
+def test_growth_goes_only_where_hosts_have_room(live: Site) -> None:
+    def host(memory: int) -> dict[str, Any]:
+        return {"room": {"cpus_free": 8, "memory_free": memory << 30}, "ports_free": [1, 2, 3], "address": "10.0.0.1"}
+
+    live.room = {"h1": host(0), "h2": host(1), "h3": host(1)}
+    live.value = 5
+    live.tick()
+    assert live.looked == [LOOK]  # nobody asks hosts who wants nothing of them
+    live.value = 60
+    decision = live.tick()
+    assert decision is not None
+    assert (decision.outcome, decision.final) == ("grow", 3)
+    assert "the hosts have room for 2 more on h2 and h3, and " in decision.limits[0]
+    assert live.looked == [LOOK, LOOK, "container.list"]
+
+
+def test_an_outage_is_no_reason_to_cut(live: Site) -> None:
+    live.replicas = live.ready = 4
+    live.value = 38
+    for _number in range(8):
+        live.tick()
+    live.value, live.errors = 3, 0.4
+    decisions = [decision for _number in range(12) if (decision := live.tick())]
+    assert {decision.outcome for decision in decisions} == {"hold"}
+    assert any("with 40% errors" in decision.reason for decision in decisions)
+    live.errors, live.ready, live.dead = 0.0, 3, 1
+    last = live.tick()
+    assert last is not None
+    assert "25% of the targets" in last.reason
+
+
+def test_a_freeze_pauses_and_a_pin_holds_whatever_the_policy_wants(live: Site, store: Store) -> None:
+    live.frozen, live.value = "service/chat is frozen by slack:T/U: a demo", 60
+    decision = live.tick()
+    assert decision is not None
+    assert decision.reason == "paused: service/chat is frozen by slack:T/U: a demo"
+    live.frozen = None
+    store.pin("chat", 6, live.when + 40, "slack:T/U", "a launch")
+    decision = live.tick()
+    assert decision is not None
+    assert (decision.outcome, decision.final) == ("grow", 6)
+    assert "pinned to 6 by slack:T/U" in decision.reason
+    assert live.replicas == 6
+    live.value = 5
+    held = live.tick()
+    assert held is not None
+    assert held.outcome == "hold"
+    later = live.tick()
+    assert later is not None
+    assert "pinned" not in later.reason
+
+
+def test_people_are_asked_once_for_what_a_policy_may_not_do_alone(live: Site) -> None:
+    live.policy(ON + "approval: {grow_alone: 1, approvers: ['slack:T/ONCALL']}\n")
+    live.value = 30
+    first = live.tick()
+    assert first is not None
+    assert (first.outcome, live.replicas) == ("ask", 1)
+    assert live.plans == [{"approvers": ["slack:T/ONCALL"], "values": {"service": "chat", "replicas": "5"}}]
+    live.tick()
+    assert {asked[2] for asked in live.asked} == {f"policy:chat:ask:1:5:{int(live.when // 1800)}"}
+    assert len(live.begun) == 1
+
+
+def test_what_somebody_does_by_hand_counts_as_growth(live: Site) -> None:
+    live.tick()
+    live.replicas = live.ready = 4
+    decision = live.tick()
+    assert decision is not None
+    assert "would do, and there was growth 0 min ago" in decision.reason
+
+
+def test_shadow_growth_is_no_growth(live: Site) -> None:
+    live.policy(ON.replace("mode: live", "mode: shadow"))
+    live.replicas = live.ready = 2
+    live.value = 60
+    live.tick()
+    live.value = 5
+    reasons = [decision.reason for _number in range(40) if (decision := live.tick())]
+    assert not any("growth" in reason for reason in reasons)
+
+
+def test_a_run_under_way_is_not_asked_for_again(live: Site, store: Store) -> None:
+    written, _new = store.add_run("run-1", Request(SCALE, {}, "policy:chat", key="k"), risk="change", shown_arguments={})
+    live.lazy = True
+    live.value = 30
+    live.tick()
+    decision = live.tick()
+    assert decision is not None
+    assert (decision.outcome, decision.asked) == ("hold", 5)
+    assert len(live.asked) == 1
+    assert store.set_running(written.id, "")
+    live.tick()
+    record = store.scaling_records("chat", until=live.when, limit=1, outcomes=("grow",))[0]
+    assert "stages" not in record
+    store.finish(written.id, State.SUCCEEDED, Result())
+    live.replicas = live.ready = 5
+    live.tick()
+    record = store.scaling_records("chat", until=live.when, limit=1, outcomes=("grow",))[0]
+    assert record["stages"]["serving"] >= record["stages"]["begun"]
+    (watched,) = live.scaler._watched.values()
+    assert watched.under_way is None
+    assert watched.leads == [record["stages"]["serving"]]
+
+
+def test_one_bot_decides_at_a_time_and_another_goes_on(live: Site, store: Store, tmp_path: Path) -> None:
+    other = Site(store, tmp_path)
+    assert live.tick() is not None
+    assert other.tick() is None
+    assert live.tick() is not None
+    leases.release(store, live.scaler._holder.owner)
+    assert other.tick() is not None
+    assert live.tick() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "reading", "value", "trouble"),
+    [
+        ("load", Reading([1, 2]), 3, ""),
+        ("queue", Reading([1, 2]), 3, ""),
+        ("utilisation", Reading([0.2, 0.4, 0.9, 0.5]), 0.5, ""),
+        ("latency", Reading([1, 2]), 2, ""),
+        ("load", Reading([], trouble="gone"), None, "gone"),
+        ("load", Reading([]), None, "no sample"),
+    ],
+)
+def test_series_are_one_value_by_what_they_mean(kind: Any, reading: Reading, value: float | None, trouble: str) -> None:
+    sample = sample_of(Signal(name="s", kind=kind), reading, 4)
+    assert (sample.value, sample.trouble) == (value, trouble)
+
+
+def test_replicas_that_say_nothing_and_samples_that_are_old_are_seen() -> None:
+    signal = Signal(name="s", kind="utilisation")
+    assert sample_of(signal, Reading([0.5, 0.5]), 4).coverage == 0.5
+    assert sample_of(signal, Reading([0.5]), 4).coverage == 1.0  # one series is the mean already
+    assert sample_of(signal, Reading([0.5], age=70), 4).age == 70
 
 
 def test_why_and_history_on_the_command_line(site: Settings) -> None:

@@ -19,7 +19,7 @@ from lepton_ai.runs import audit
 from lepton_ai.runs.model import Decision, Request, Result, Run, State, shown_origin
 from lepton_ai.runs.progress import bounded
 from lepton_ai.runs.standing import Standing, standing
-from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, RUNS, SCALING, metadata
+from lepton_ai.runs.tables import ATTEMPTS, AUDIT, DECISIONS, FREEZES, LEASES, PINS, RUNS, SCALING, metadata
 
 LOOKING = "look-"  # begins the token of an attempt in check mode
 SERIALIZER_LOCK = 0x1E9704  # any number that only we use: PostgreSQL's advisory lock of the whole store
@@ -253,6 +253,26 @@ class Store:
             query = query.where(SCALING.c.outcome.in_(outcomes))
         with self.engine.connect() as connection:
             return list(connection.execute(query).scalars())
+
+    def pin(self, service: str, replicas: int, until: float, principal: str, why: str) -> None:
+        """Keep a number that a person has set; an earlier one of the same service is replaced."""
+        with self.transaction() as connection:
+            connection.execute(PINS.delete().where(PINS.c.service == service))
+            connection.execute(PINS.insert().values(service=service, replicas=replicas, until=until, principal=principal, why=why))
+            audit.append(connection, "", principal, "pinned", {"service": service, "replicas": replicas, "until": until, "why": why})
+
+    def unpin(self, service: str, principal: str) -> bool:
+        """Forget a number that a person has set, and return whether there was one."""
+        with self.transaction() as connection:
+            gone = connection.execute(PINS.delete().where(PINS.c.service == service)).rowcount
+            if gone:
+                audit.append(connection, "", principal, "unpinned", {"service": service})
+            return bool(gone)
+
+    def pinned(self, service: str, now: float) -> sa.Row[Any] | None:
+        """Return (service, replicas, until, principal, why) of the number that a person has set, None where none holds now."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(PINS).where(PINS.c.service == service, PINS.c.until > now)).one_or_none()
 
     # -- freezes -------------------------------------------------------------------------------------------------
 

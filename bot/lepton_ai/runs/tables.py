@@ -124,3 +124,12 @@ ALERT_ACTIONS = sa.Table(
     sa.Column("digest", sa.String, primary_key=True),
     sa.Column("at", sa.Float, nullable=False),
 )
+PINS = sa.Table(
+    "lepton_pins",
+    metadata,
+    sa.Column("service", sa.String, primary_key=True),
+    sa.Column("replicas", sa.Integer, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),
+    sa.Column("principal", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+)

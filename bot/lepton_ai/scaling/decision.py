@@ -61,7 +61,7 @@ class Situation:
     outlooks: Mapping[str, Outlook] = field(default_factory=dict)  # of the signals that are learned from
     lead_seconds: float = 60.0
     actions: Sequence[Action] = ()  # of the past, the newest last
-    room: int | None = None  # for so many more replicas; None: nobody knows
+    room: Sequence[str] | None = None  # the host of each further replica that there is room for; None: nobody knows
     hours_today: float = 0.0  # of replicas, since midnight
     busy: str = ""  # what is under way, such as an update
     errors: float = 0.0  # share of answers
@@ -152,9 +152,10 @@ def _grow(policy: Policy, situation: Situation, target: int, limits: list[str], 
     if policy.max_step_up is not None and target - asked > policy.max_step_up:
         limits.append(f"max_step_up {policy.max_step_up}: {target} are wanted")
         target = asked + policy.max_step_up
-    if situation.room is not None and target - asked > situation.room:
-        limits.append(f"the hosts have room for {situation.room} more, and {target - asked} are wanted")
-        target = asked + max(0, situation.room)
+    if situation.room is not None and target - asked > len(situation.room):
+        on = f" on {' and '.join(sorted(set(situation.room)))}" if situation.room else ""
+        limits.append(f"the hosts have room for {len(situation.room)} more{on}, and {target - asked} are wanted")
+        target = asked + len(situation.room)
     ask = policy.approval.grow_alone is not None and target - asked > policy.approval.grow_alone
     if ask:
         limits.append(f"more than {policy.approval.grow_alone} more at once are asked for")
@@ -184,7 +185,7 @@ def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, W
         return made("hold", f"fewer would do for {agreeing} signals, and {policy.evidence} must agree", asked)
     if situation.busy:
         return made("hold", f"no cut while {situation.busy}", asked)
-    outage = _outage(situation)
+    outage = _outage(policy, situation)
     if outage:
         return made("hold", outage, asked)
     grown = next((action for action in reversed(situation.actions) if action.after > action.before), None)
@@ -230,7 +231,7 @@ def _want(policy: Policy, signal: Signal, situation: Situation) -> Want:
         factor = min(LATENCY_STEP, value / signal.capacity)
         return Want(_ceil(situation.ready * factor) if factor > 1 else 0, 0, f"answers take {value:.2g} s, and {signal.capacity:g} is the objective")
     useful = signal.capacity * policy.max_utilisation
-    load = value * situation.ready if signal.kind == "utilisation" else value
+    load = load_of(signal, value, situation.ready)
     outlook = situation.outlooks.get(signal.name, Outlook(load, load, load, 0.0))
     up = max(_ceil(outlook.peak / useful), _ceil(load / useful))
     share = load / (situation.ready * signal.capacity) if situation.ready else math.inf
@@ -260,9 +261,15 @@ def _floor(policy: Policy, situation: Situation) -> Floor | None:
     return max(holding, key=lambda floor: floor.replicas, default=None)
 
 
-def _outage(situation: Situation) -> str:
+def load_of(signal: Signal, value: float, ready: int) -> float:
+    """Return a signal's value as load of all replicas together."""
+    return value * ready if signal.kind == "utilisation" else value
+
+
+def _outage(policy: Policy, situation: Situation) -> str:
     """Return why less load is no reason to cut: it fell at once, and with errors or without targets."""
-    now = max((outlook.level for outlook in situation.outlooks.values()), default=0.0)
+    told = ((signal, situation.samples[signal.name].value) for signal in policy.signals if signal.name in situation.outlooks)
+    now = max((load_of(signal, value, situation.ready) for signal, value in told if value is not None), default=0.0)
     if situation.before and now < situation.before * OUTAGE_DROP and (situation.errors > 0 or situation.vanished > 0):
         return f"load fell to {now / situation.before:.0%} at once, with {situation.errors:.0%} errors and {situation.vanished:.0%} of the targets gone"
     if situation.vanished > 0:

@@ -75,6 +75,7 @@ class Approval(Part):
 
     grow_alone: int | None = Field(default=None, ge=0, description="More replicas in one step than these are asked for. No limit where not given.")
     cut_alone: float = Field(default=1.0, ge=0, le=1, description="A cut of a greater share of the replicas is asked for.")
+    approvers: list[str] = Field(default_factory=list, description="Who is asked: principals such as slack:T01/U02 or slack-group:T01/S03.")
 
 
 class Policy(Part):
@@ -113,6 +114,9 @@ class Policy(Part):
             raise ValueError("signals: a queue and a latency only ever add replicas, so one of kind load or utilisation is needed")
         if self.evidence > len(self.signals):
             raise ValueError(f"evidence of {self.evidence} signals cannot be had of {len(self.signals)}")
+        asks = self.approval.grow_alone is not None or self.approval.cut_alone < 1 or (self.budget is not None and self.budget.beyond == "ask")
+        if asks and not self.approval.approvers:
+            raise ValueError("approval: approvers names nobody, and there is something to be asked for")
         names = [signal.name for signal in self.signals]
         if len(set(names)) < len(names):
             raise ValueError("signals: two of them have the same name")

@@ -8,7 +8,7 @@ import datetime
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -85,11 +85,18 @@ def lines_from_prometheus(url: str, promql: str, begin: float, end: float, point
     return [(series["metric"], [float(when) for when, _ in series["values"]], [float(text) for _, text in series["values"]]) for series in found]
 
 
-def now_from_prometheus(url: str, promql: str, max_age_seconds: float) -> tuple[float | None, str]:
-    """Return what a question's series add up to now, or None and why there is nothing.
+class Reading(NamedTuple):
+    """What a question's series are now, and how old the oldest of them is, in seconds; or why there is nothing."""
 
-    Samples older than `max_age_seconds` do not count. How old they are is only known of plain series: functions over a time, such as
-    rate(), have no value where there was none in that time.
+    values: list[float]
+    age: float = 0.0
+    trouble: str = ""
+
+
+def now_from_prometheus(url: str, promql: str) -> Reading:
+    """Ask Prometheus for what is now.
+
+    How old samples are is only known of plain series: functions over a time, such as rate(), have no value where there was none in that time.
     """
     try:
         with httpx.Client(base_url=url, timeout=NOW_SECONDS) as client:
@@ -97,14 +104,10 @@ def now_from_prometheus(url: str, promql: str, max_age_seconds: float) -> tuple[
         values = [float(series["value"][1]) for series in found]
         age = max((float(series["value"][0]) - float(series["value"][1]) for series in times), default=0.0)
     except LeptonError as error:
-        return None, str(error)
+        return Reading([], trouble=str(error))
     except (KeyError, TypeError, ValueError):
-        return None, f"the answer to {promql} is no number"
-    if not values:
-        return None, f"Prometheus has no sample for {promql}"
-    if age > max_age_seconds:
-        return None, f"the newest sample of {promql} is {age:.0f} s old"
-    return sum(values), ""
+        return Reading([], trouble=f"the answer to {promql} is no number")
+    return Reading(values, age, "" if values else f"Prometheus has no sample for {promql}")
 
 
 def _answer(client: httpx.Client, url: str, what: str, query: dict[str, str | float]) -> list[dict[str, Any]]:

@@ -100,6 +100,10 @@ class Room(NamedTuple):
     ports: tuple[int, ...]
     address: str
 
+    def without(self, cpus: float, memory: int, port: int) -> Room:
+        """Return what is left when a replica has been given this."""
+        return Room(self.cpus - cpus, self.memory - memory, tuple(other for other in self.ports if other != port), self.address)
+
 
 def place_replica(rooms: Mapping[str, Room], *, cpus: float, memory: int, counts: Mapping[str, int], having: Collection[str]) -> str:
     """Return the host for one more replica of a service, of those that have room for it.
@@ -115,6 +119,19 @@ def place_replica(rooms: Mapping[str, Room], *, cpus: float, memory: int, counts
         )
         raise PlacementError("no host has room for a replica with %g CPUs and %s: %s" % (cpus, format_size(memory), shown or "no container host answered"))
     return min(fitting, key=lambda host: (counts.get(host, 0), host not in having, -rooms[host].memory, host))
+
+
+def room_for(rooms: Mapping[str, Room], *, cpus: float, memory: int, most: int) -> list[str]:
+    """Return the hosts that up to `most` more replicas of a service would go to, one for each that has room."""
+    left, hosts = dict(rooms), []
+    for _number in range(most):
+        try:
+            host = place_replica(left, cpus=cpus, memory=memory, counts={name: hosts.count(name) for name in left}, having=())
+        except PlacementError:
+            break
+        left[host] = left[host].without(cpus, memory, left[host].ports[0])
+        hosts.append(host)
+    return hosts
 
 
 def place_container(name: str, *, image: str | None, cpus: float, memory: int, host: str | None, answers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:

@@ -72,9 +72,7 @@ class Planner:
         replica = Replica(name, host, "running", self.service.backend, room.address, port, revision(self.service))
         self._next += 1
         self._counts[host] += 1
-        self._rooms[host] = Room(
-            room.cpus - (self.service.cpus or 0), room.memory - memory, tuple(other for other in room.ports if other != port), room.address
-        )
+        self._rooms[host] = room.without(self.service.cpus or 0, memory, port)
         return host, replica
 
     def start(self, replica: Replica) -> None:
