@@ -5,45 +5,45 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import time
-from collections import Counter
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from lepton_ai.cli_rights import SiteOption
+from lepton_ai import policies
+from lepton_ai.cli_rights import SiteOption, read_moment
 from lepton_ai.errors import LeptonError
 from lepton_ai.runs.store import Store
-from lepton_ai.scaling.backtest import Replay, Report, Step, bound, by_policy, by_rule, first_size, judge, replay
-from lepton_ai.scaling.decision import Decision, as_decision, explain
-from lepton_ai.scaling.outlook import TICK_SECONDS, Array
-from lepton_ai.scaling.peers import fixed, hpa, keda
-from lepton_ai.scaling.policy import Policy, load_policy
+from lepton_ai.scaling.policy import Policy, differences, load_policy
 from lepton_ai.scaling.series import from_csv, from_prometheus
+from lepton_ai.scaling.trial import signal_of, trial
 from lepton_ai.settings import Settings, load_settings
+from lepton_ai.web.api import os_principal
+from lepton_ai.web.client import service as connected
 
-scaling_app = typer.Typer(no_args_is_help=True, help="Scaling policies: checked, and tried on the past.")
+scaling_app = typer.Typer(no_args_is_help=True, help="Scaling policies: checked, tried on the past, explained, and overruled for a while.")
 out = Console(highlight=False, soft_wrap=True)
-UNITS = {"m": 60, "h": 3600, "d": 86400}
-PEER_TARGET = 0.7
-SHOWN = 3  # decisions of each kind
-LEAST_SECONDS = 86400.0  # of history that anything can be said of
 
 PolicyFile = Annotated[Path, typer.Argument(help="The policy's file.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @scaling_app.command()
-def check(policy: PolicyFile) -> None:
-    """Say whether a policy can be used, or what is wrong in which line."""
+def check(policy: PolicyFile, site: SiteOption = None) -> None:
+    """Say whether a policy can be used, or what is wrong in which line; and what it would change of the one that is in force."""
     read = load_policy(policy)
     out.print(f"{policy}: {read.service} has {read.min_replicas} to {read.max_replicas} replicas, by {', '.join(signal.name for signal in read.signals)}")
+    try:
+        _path, in_force = policies.policy_of(load_settings(site), read.service)
+    except LeptonError:
+        return  # there is no site here, or no policy yet
+    for line in differences(in_force, read):
+        out.print(f"  {line}", markup=False)
 
 
 @scaling_app.command()
@@ -68,42 +68,23 @@ def backtest(
 
     The first half of the past is only learned from; what is reported is the second.
     """
-    policies = [load_policy(path) for path in (policy, *(against or ()))]
-    first = policies[0]
-    signal = next(signal for signal in first.signals if signal.kind in ("load", "utilisation"))
-    if signal.kind != "load":
-        raise LeptonError(f"{signal.name} is of kind {signal.kind}, and how busy replicas would have been had there been others cannot be told from that",
-                          hint="a back-test needs a signal of kind load, such as requests per second")  # fmt: skip
+    tried = [load_policy(path) for path in (policy, *(against or ()))]
     if csv is not None:
         past = from_csv(csv)
     else:
         now = time.time()
-        past = from_prometheus(prometheus, signal.promql, now - _seconds(window), now)
-    if len(past) * TICK_SECONDS < LEAST_SECONDS:
-        raise LeptonError(f"there are {len(past) * TICK_SECONDS / 3600:.1f} hours of it, and a back-test needs a day")
-    loads = _whole(past)
-    lead_seconds = lead if lead is not None else 60.0 if first.lead_seconds == "auto" else first.lead_seconds
-    decisions: list[Decision] = []
-    replays, reports = _compare(policies, past, loads, signal.capacity, lead_seconds, decisions)
-    least = bound(loads, signal.capacity, first.max_utilisation, lead_seconds)
+        past = from_prometheus(prometheus, signal_of(tried[0]).promql, now - policies.seconds(window), now)
+    done = trial(tried, past, lead)
     if plot is not None:
         from lepton_ai.scaling.plot import draw  # matplotlib takes its time
 
-        draw(plot, f"{first.service}, lead {lead_seconds:.0f} s", loads, signal.capacity, first.max_utilisation, replays[:3])
+        draw(plot, done)
     if as_json:
-        print(json.dumps({"lead_seconds": lead_seconds, "bound": least, "rules": [asdict(report) for report in reports]}, indent=2))
+        print(json.dumps({"lead_seconds": done.lead_seconds, "bound": done.bound, "rules": [asdict(report) for report in done.reports]}, indent=2))
         return
-    missing = sum(load is None for load in past)
-    hours = f"{len(past) * TICK_SECONDS / 86400:.1f} days, {missing / len(past):.1%} of them without a sample"
-    out.print(f"{first.service}: {hours}. A replica serves {lead_seconds:.0f} s after it is asked for.\n")
-    out.print(_table(reports))
-    limits = Counter(limit.partition(":")[0] for decision in decisions for limit in decision.limits)
-    for limit, count in limits.most_common(SHOWN):
-        out.print(f"\nLimited by {limit} in {count / len(decisions):.0%} of all moments.")
-    out.print(f"\nNobody with this lead and without a violation can cost less than {least:.2f}. Decisions such as:")
-    for outcome in ("grow", "cut", "ask"):
-        for decision in [each for each in decisions if each.outcome == outcome][-SHOWN:]:
-            out.print(f"  day {decision.when / 86400:.2f}: {explain(decision)}")
+    out.print(f"{done.title()}\n\n{done.table()}\n", markup=False)
+    for remark in done.remarks():
+        out.print(remark, markup=False)
 
 
 @scaling_app.command()
@@ -116,13 +97,9 @@ def why(
 ) -> None:
     """Say what was decided of a service last, and why, of a moment at which nothing was done too."""
     settings = load_settings(site)
-    record = _records(settings, service, at, limit=1)[0]
-    if as_json:
-        print(json.dumps(record, indent=2))
-        return
-    moment = datetime.datetime.fromtimestamp(record["when"], settings.zone).strftime("%a %Y-%m-%d %H:%M:%S")
-    shadow = " (shadow: nothing is done)" if record["mode"] == "shadow" else ""
-    out.print(f"{moment}{shadow}: {explain(as_decision(record))}")
+    with closing(Store(settings.state_dir, settings.database_url)) as store:
+        record = policies.records(store, service, policies.moment(settings, at), 1)[0]
+    print(json.dumps(record, indent=2)) if as_json else out.print(policies.said(settings, record), markup=False)
 
 
 @scaling_app.command()
@@ -134,70 +111,54 @@ def history(
 ) -> None:
     """Show when a service grew, was cut, or waited for a person's word, with the reasons."""
     settings = load_settings(site)
-    for record in reversed(_records(settings, service, "", limit=limit, outcomes=("grow", "cut", "ask"))):
-        moment = datetime.datetime.fromtimestamp(record["when"], settings.zone).strftime("%a %Y-%m-%d %H:%M:%S")
-        done = "" if record["acted"] else f" ({'shadow' if record['mode'] == 'shadow' else 'not done'})"
-        out.print(f"{moment}{done}: {explain(as_decision(record))}")
-
-
-def _records(settings: Settings, service: str, at: str, *, limit: int, outcomes: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    until = time.time()
-    if at:
-        now = datetime.datetime.now(settings.zone).astimezone(settings.zone)
-        try:
-            until = (
-                (datetime.datetime.fromisoformat(at) if "-" in at else datetime.datetime.combine(now.date(), datetime.time.fromisoformat(at)))
-                .replace(tzinfo=now.tzinfo)
-                .timestamp()
-            )
-        except ValueError as error:
-            raise LeptonError(f"{at} is no moment: expected 08:30 or a date such as 2026-11-27T08:30") from error
     with closing(Store(settings.state_dir, settings.database_url)) as store:
-        found = store.scaling_records(service, until=until, limit=limit, outcomes=outcomes)
-    if not found:
-        raise LeptonError(f"nothing was decided of {service} until then", hint="has it a policy, and is scaling.prometheus set in lepton.yml?")
-    return found
+        for line in policies.history(settings, store, service, limit):
+            out.print(line, markup=False)
 
 
-def _compare(
-    policies: list[Policy], past: list[float | None], loads: Array, capacity: float, lead: float, decisions: list[Decision]
-) -> tuple[list[Replay], list[Report]]:
-    first = policies[0]
-    peak = int(np.ceil(loads.max() / (first.max_utilisation * capacity)))
-    steps: list[tuple[str, Step]] = [("this policy", by_policy(first, capacity, lead, decisions))]
-    steps += [(f"{other.service} (against)", by_policy(other, capacity, lead)) for other in policies[1:]]
-    steps += [(f"{name} {PEER_TARGET:.0%}", by_rule(rule(PEER_TARGET), capacity)) for name, rule in (("HPA", hpa), ("KEDA", keda))]
-    steps.append((f"always {peak}", by_rule(fixed(peak), capacity)))
-    begin = min(max(first_size(float(loads[0]), capacity, first.max_utilisation), first.min_replicas), first.max_replicas)
-    replays = [replay(name, past, step, lead_seconds=lead, begin=begin) for name, step in steps]
-    half = len(past) * TICK_SECONDS / 2
-    return replays, [judge(done, loads, capacity, first.max_utilisation, after_seconds=half) for done in replays]
+@scaling_app.command()
+def pin(
+    service: Annotated[str, typer.Argument(help="The service.")],
+    replicas: Annotated[int, typer.Argument(min=1, help="How many replicas it is to have.")],
+    *,
+    until: Annotated[str, typer.Option(help="30m, 2h, 3d, 18:00 or a date.")],
+    because: Annotated[str, typer.Option(help="A reason, which is said with every decision meanwhile.")] = "",
+    site: SiteOption = None,
+) -> None:
+    """Hold a service at a number of replicas for a while, whatever its policy wants."""
+    settings = load_settings(site)
+    _set(settings, service, replicas, read_moment(settings, until), because)
 
 
-def _table(reports: list[Report]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "too busy", "unserved", "hours", "cost", "changes/d", "reversals/d"):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-    for report in reports:
-        table.add_row(
-            report.name, f"{report.violations:.3%}", f"{report.unmet:.4%}", f"{report.replica_hours:.0f}", f"{report.cost:.2f}",
-            f"{report.actions_per_day:.0f}", f"{report.reversals_per_day:.1f}",
-        )  # fmt: skip
-    return table
+@scaling_app.command()
+def unpin(service: Annotated[str, typer.Argument(help="The service.")], site: SiteOption = None) -> None:
+    """Give a service back to its policy."""
+    settings = load_settings(site)
+    client = connected(settings.socket)
+    if client is not None:
+        was = client.unpin(service)
+    else:
+        with closing(Store(settings.state_dir, settings.database_url)) as store:
+            was = store.unpin(service, os_principal(os.getuid()))
+    out.print(f"{service} is its policy's again" if was else f"{service} is not pinned", markup=False)
 
 
-def _whole(past: list[float | None]) -> Array:
-    """Return the past with what is missing as the last value before it, since clients did not go away."""
-    last = next((load for load in past if load is not None), 0.0)
-    whole = []
-    for load in past:
-        last = last if load is None else load
-        whole.append(last)
-    return np.array(whole)
+@scaling_app.command()
+def undo(service: Annotated[str, typer.Argument(help="The service.")], site: SiteOption = None) -> None:
+    """Take back what a policy did last, and hold that for an hour."""
+    settings = load_settings(site)
+    with closing(Store(settings.state_dir, settings.database_url)) as store:
+        replicas, until, because = policies.undoing(store, service)
+    _set(settings, service, replicas, until, because)
 
 
-def _seconds(text: str) -> float:
-    try:
-        return float(text[:-1]) * UNITS[text[-1]]
-    except (ValueError, KeyError, IndexError) as error:
-        raise LeptonError(f"{text!r} is not a length of time: expected one such as 7d, 36h or 90m") from error
+def _set(settings: Settings, service: str, replicas: int, until: float, because: str) -> None:
+    policies.policy_of(settings, service)  # without one nobody would hold it
+    client = connected(settings.socket)
+    if client is not None:
+        client.pin(service, replicas, until, because)
+    else:
+        with closing(Store(settings.state_dir, settings.database_url)) as store:
+            store.pin(service, replicas, until, os_principal(os.getuid()), because)
+    end = datetime.datetime.fromtimestamp(until, settings.zone).strftime("%a %Y-%m-%d %H:%M")
+    out.print(f"{service} is pinned to {replicas} until {end}" + (f": {because}" if because else ""), markup=False)

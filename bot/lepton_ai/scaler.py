@@ -27,7 +27,7 @@ from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE, State
 from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Situation, decide, explain, load_of
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
-from lepton_ai.scaling.policy import Policy, Signal, load_policy
+from lepton_ai.scaling.policy import Policy, Signal, differences, load_policy
 from lepton_ai.scaling.series import Reading, from_prometheus, now_from_prometheus
 
 log = structlog.get_logger()
@@ -142,7 +142,10 @@ class Scaler:
                     if other is not None:
                         raise LeptonError(f"{path}: {policy.service} has a policy already, and one service has one")
                     self._watched[path] = self._begin(policy, text, when, before)
-                    log.info("a policy is in force", service=policy.service, mode=policy.mode, policy=str(path))
+                    changes = [] if before is None else differences(before.policy, policy)
+                    log.info("a policy is in force", service=policy.service, mode=policy.mode, policy=str(path), changes=changes)
+                    if changes:
+                        self.intake.runs.store.record("", f"policy:{policy.service}", "policy changed", {"changes": changes})
                 self._told.pop(path, None)
             except (LeptonError, OSError, UnicodeDecodeError) as error:
                 if self._told.get(path) != str(error):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import jinja2
 import pytest
 import yaml
 from tests.conftest import ROOT, eventually, require
+from tests.scaling.test_policy import POLICY
+from tests.scaling.test_prometheus import write_history
 
 from lepton_ai.sandbox.people import Person, text_of
 from lepton_ai.sandbox.stand import Stand, free_port
@@ -45,8 +48,9 @@ class Monitor:
         self.prometheus.send_signal(signal.SIGHUP)
 
 
-@pytest.fixture
-def monitor(workspace_stand: Stand, tmp_path: Path) -> Iterator[Monitor]:
+@pytest.fixture(scope="module")
+def monitor(workspace_stand: Stand, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitor]:
+    tmp_path = tmp_path_factory.mktemp("monitor")
     programs = ("prometheus", "prometheus-alertmanager")
     require([name for name in programs if not shutil.which(name)], "prometheus")
     ports = [free_port() for _ in range(5)]
@@ -67,6 +71,7 @@ def monitor(workspace_stand: Stand, tmp_path: Path) -> Iterator[Monitor]:
         "scrape_configs": [{"job_name": "itself", "static_configs": [{"targets": [f"127.0.0.1:{ports[4]}"]}]}],
     }  # fmt: skip
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(prometheus))
+    write_history(tmp_path)
     with contextlib.ExitStack() as ends, (tmp_path / "log").open("wb") as log:
 
         def start(*command: str) -> subprocess.Popen[bytes]:
@@ -89,6 +94,9 @@ def monitor(workspace_stand: Stand, tmp_path: Path) -> Iterator[Monitor]:
         wanted["slack"]["alerts_channel"] = Person(workspace_stand.base_url).channel
         wanted |= {"alertmanager": f"http://{alertmanagers[0]}", "scaling": {"prometheus": f"http://127.0.0.1:{ports[4]}"}}
         wanted["alerts"] = [{"name": "probe", "matchers": ["alertname=ProbeHigh"], "operation": "probe.echo", "arguments": {"word": {"label": "node"}}}]
+        policies = workspace_stand.site / "policies"
+        policies.mkdir()
+        (policies / "chat.yml").write_text(re.sub("promql: .*", "promql: sum(requests)", POLICY) + "mode: paused\n")
         bot.stop()
         settings.write_text(yaml.safe_dump(wanted))
         bot.environment["LEPTON_ALERT_TOKEN"] = TOKEN
@@ -98,6 +106,7 @@ def monitor(workspace_stand: Stand, tmp_path: Path) -> Iterator[Monitor]:
         finally:
             bot.stop()
             settings.write_text(before_settings)
+            shutil.rmtree(policies)
             del bot.environment["LEPTON_ALERT_TOKEN"]
             workspace_stand.start_bot()
 
@@ -154,3 +163,20 @@ def test_an_alert_is_one_message_and_one_run_until_it_is_over(workspace_stand: S
     trace.unlink()
     monitor.rule()
     eventually(lambda: len(alerts()) == 2 and trace.exists(), 60)
+
+
+def test_a_policy_is_tried_on_the_past_from_slack(workspace_stand: Stand, monitor: Monitor) -> None:
+    ada, mallory = Person(workspace_stand.base_url), Person(workspace_stand.base_url, "U0MALLORY")
+    ada.say("/lepton scaling backtest chat 2d")
+    text = text_of(ada.wait(lambda text: "too busy" in text, 60))
+    assert "chat: 2.0 days" in text
+    assert "HPA 70%" in text
+    assert eventually(lambda: [file for message in ada.answers() for file in message.get("files", ()) if file["name"] == "backtest.png"], 20)
+    ada.say("/lepton scaling backtest chat 1h")
+    assert ada.wait(lambda text: "a back-test needs a day" in text)
+    ada.say("/lepton scaling pin chat 3 2h because of a launch")
+    assert "chat is pinned to 3" in text_of(ada.wait(lambda text: "pinned" in text))
+    mallory.say("/lepton scaling unpin chat")
+    assert mallory.wait(lambda text: "may not see service chat" in text)
+    ada.say("/lepton scaling unpin chat")
+    assert ada.wait(lambda text: "its policy's again" in text)

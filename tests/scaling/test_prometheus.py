@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -21,10 +22,8 @@ DAYS = 2.2
 STEP = 15
 
 
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, float]]:
-    """A Prometheus with two days of two series, a gap in one of them, and when they end."""
-    folder = tmp_path_factory.mktemp("prometheus")
+def write_history(folder: Path) -> int:
+    """Write two days of two series, with a gap in one of them, as Prometheus' own blocks in `folder`/data, and return when they end."""
     loads = days(DAYS)
     end = int(time.time()) // STEP * STEP - 60
     begin = end - len(loads) * STEP
@@ -34,6 +33,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     lines += ["# TYPE odd gauge", f"odd NaN {end - 60}", f"odd +Inf {end - 45}", f"odd 3 {end - 30}", "# EOF", ""]
     (folder / "history.txt").write_text("\n".join(lines))
     subprocess.run(["promtool", "tsdb", "create-blocks-from", "openmetrics", folder / "history.txt", folder / "data"], check=True, capture_output=True)
+    return end
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, float]]:
+    """A Prometheus with a history, and when that ends."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    end = write_history(folder)
     (folder / "prometheus.yml").write_text("global: {scrape_interval: 15s}\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from lepton_ai.scaling.backtest import Replay, needed
-from lepton_ai.scaling.outlook import TICK_SECONDS, Array
+from lepton_ai.scaling.backtest import needed
+from lepton_ai.scaling.outlook import TICK_SECONDS
+from lepton_ai.scaling.trial import Trial
 
 MOST_POINTS = 3000  # a picture shows no more
 
 
-def draw(path: Path, title: str, loads: Array, capacity: float, max_utilisation: float, replays: Sequence[Replay]) -> None:
-    """Write a PNG or SVG: replicas over days, the first replay bold, and in red where it had too few."""
+SHOWN = 3  # replays
+
+
+def draw(into: Path | BinaryIO, trial: Trial) -> None:
+    """Write a PNG or SVG: replicas over days, the policy's own bold, and in red where it had too few."""
+    loads, capacity, max_utilisation, replays = trial.loads, trial.signal.capacity, trial.policy.max_utilisation, trial.replays[:SHOWN]
     every = max(1, len(loads) // MOST_POINTS)
     days = np.arange(len(loads))[::every] * TICK_SECONDS / 86400
     figure = Figure(figsize=(11, 4.5))
@@ -26,10 +31,10 @@ def draw(path: Path, title: str, loads: Array, capacity: float, max_utilisation:
         panel.step(days, replay.ready[::every], where="post", linewidth=1.0 if number else 2.0, alpha=0.7 if number else 1.0, label=replay.name)
     short = loads > max_utilisation * capacity * replays[0].ready
     panel.plot(np.flatnonzero(short) * TICK_SECONDS / 86400, replays[0].ready[short], ".", color="red", markersize=5, label=f"{replays[0].name}: too few")
-    panel.set_title(title)
+    panel.set_title(f"{trial.policy.service}, lead {trial.lead_seconds:.0f} s")
     panel.set_xlabel("days")
     panel.set_ylabel("replicas that serve")
     panel.set_ylim(bottom=0)
     panel.legend(loc="upper left", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(into, dpi=110)

@@ -148,3 +148,13 @@ def load_policy(path: Path) -> Policy:
     except OSError as error:
         raise LeptonError(f"{path}: {error.strerror}") from error
     return read_policy(text, str(path))
+
+
+def differences(before: Policy, after: Policy) -> list[str]:
+    """Return what changes from one policy to another, a line for each key."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return [f"{name}: {_shown(old[name])} → {_shown(new[name])}" for name in new if old[name] != new[name]]
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value in (None, [], {}) else str(value)

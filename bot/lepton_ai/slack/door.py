@@ -32,7 +32,7 @@ from lepton_ai.slack.choices import Choices
 from lepton_ai.slack.forms import CHOOSE, Mode, field_errors, form, options, picker, read_form
 from lepton_ai.slack.groups import Groups
 from lepton_ai.slack.home import START, home
-from lepton_ai.slack.limits import HINT_LIMIT, SECTION_LIMIT, SELECT_OPTIONS, shortened
+from lepton_ai.slack.limits import ALT_LIMIT, HINT_LIMIT, SECTION_LIMIT, SELECT_OPTIONS, shortened
 from lepton_ai.slack.messages import LiveMessages
 from lepton_ai.slack.views import actions, button, escape, fill_in, section
 
@@ -80,6 +80,10 @@ class Door:
         if isinstance(taken, typed.Told):
             await ack(response_type="in_channel" if taken.for_all else "ephemeral", text=shortened(taken.text, SECTION_LIMIT))
             return
+        if isinstance(taken, typed.Later):
+            await ack(response_type="in_channel", text=taken.text)
+            await self._answer_later(taken, where, body["user_id"])
+            return
         await ack()
         if isinstance(taken, typed.Asked):
             await self._open_form(body, taken, where)
@@ -103,6 +107,10 @@ class Door:
             await self._begin(taken)
             return
         where = {"channel": event["channel"], **({"thread_ts": event["thread_ts"]} if event.get("thread_ts") else {})}
+        if isinstance(taken, typed.Later):
+            await self._client.chat_postMessage(**where, text=taken.text)
+            await self._answer_later(taken, where, event["user"])
+            return
         if isinstance(taken, typed.Told):
             content: dict[str, Any] = {"text": shortened(taken.text, SECTION_LIMIT)}
         else:
@@ -113,7 +121,7 @@ class Door:
         else:
             await self._client.chat_postEphemeral(**where, user=event["user"], **content)
 
-    async def _take(self, body: Body, user: str, text: str, *, key: str, origin: Mapping[str, Any]) -> typed.Told | typed.Asked | Run:
+    async def _take(self, body: Body, user: str, text: str, *, key: str, origin: Mapping[str, Any]) -> typed.Told | typed.Asked | typed.Later | Run:
         """Take a line; what is wrong with it is an answer too."""
         team = _team(body)
         caller = self._caller(team, user, origin["channel"])
@@ -129,6 +137,18 @@ class Door:
         except Exception as error:
             log.exception("a request could not be taken")
             return typed.Told(f":x: this was not taken, nothing will happen: {escape(type(error).__name__)}")
+
+    async def _answer_later(self, later: typed.Later, where: Mapping[str, Any], user: str) -> None:
+        """Make an answer that takes a while and post it, with its picture in its thread."""
+        try:
+            text, (picture, words) = await asyncio.to_thread(later.make)
+        except LeptonError as error:
+            await self._messages.whisper(where["channel"], user, f":x: {escape(service_mask(str(error)))}")
+            return
+        posted = await self._client.chat_postMessage(**where, text=shortened(text, SECTION_LIMIT))
+        upload = {"filename": "backtest.png", "title": "Replicas over time", "content": picture, "alt_txt": shortened(words, ALT_LIMIT)}
+        thread = where.get("thread_ts") or posted["ts"]
+        await self._client.files_upload_v2(channel=posted["channel"], thread_ts=thread, file_uploads=[upload])
 
     def _way_in(self, caller: Caller) -> typed.Told:
         if self._entrance is None:

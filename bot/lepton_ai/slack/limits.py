@@ -25,6 +25,7 @@ BUTTON_TEXT_LIMIT = 75
 BUTTON_VALUE_LIMIT = 2000
 MESSAGE_BLOCKS = 50
 VIEW_BLOCKS = 100
+ALT_LIMIT = 1000  # of a picture's words
 TASK_LIMIT = 250  # of titles and details in a task list; Slack documents none, and they are one line
 _TORN = re.compile(r"(?:&[a-z]{0,3}|<[^<>]*)$")  # an entity, a link or a date that was cut through
 

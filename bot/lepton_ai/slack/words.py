@@ -4,28 +4,38 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lepton_ai import policies
 from lepton_ai.access.freezes import EVERYTHING, Freeze, read_until
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import Intake, must_be_possible
+from lepton_ai.intake import Intake, RefusedError, must_be_possible
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.operations.help import help_text
 from lepton_ai.operations.parsing import parse_command, read_arguments
 from lepton_ai.runs.model import Run
+from lepton_ai.scaling.plot import draw
+from lepton_ai.scaling.policy import Policy
+from lepton_ai.scaling.series import from_prometheus
+from lepton_ai.scaling.trial import signal_of, trial
 from lepton_ai.slack.forms import Mode
-from lepton_ai.slack.views import escape, runs_text
+from lepton_ai.slack.views import escape, moment, runs_text
 
-AT, LOGIN = "at", "login"
-ZONED = frozenset({AT, "freeze", Mode.CANARY, Mode.PLAN})  # words after which a time of day may stand
+AT, LOGIN, SCALING = "at", "login", "scaling"
+ZONED = frozenset({AT, "freeze", SCALING, Mode.CANARY, Mode.PLAN})  # words after which a time of day may stand
 OWN_WORDS = (
     "`at 02:00 NOUN VERB …` does it later · `canary NOUN VERB …` does it on one host first · "
     "`freeze [TARGET] [UNTIL] [REASON]` and `unfreeze [TARGET]` stop and allow changes · "
-    "`why [NOUN VERB …]` explains a refusal · `login` leads to the pages"
+    "`why [NOUN VERB …]` explains a refusal, `why SERVICE [at 08:30]` a size · "
+    "`scaling [history|pin|unpin|undo|backtest] SERVICE …` is about policies · `login` leads to the pages"
 )
+SHOW, HISTORY = "service.show", 8  # what one must be allowed to hear of a service's decisions; how many are said
+WINDOW = "7d"  # of a back-test
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,17 @@ class Asked:
     due: float = 0.0
 
 
+@dataclass(frozen=True)
+class Later:
+    """An answer that takes a while: what is said at once, and what makes the answer and a picture (PNG, alternative text)."""
+
+    text: str
+    make: Callable[[], tuple[str, tuple[bytes, str]]]
+
+
 def read(
     intake: Intake, caller: Caller, words: Sequence[str], prefix: str, *, key: str, origin: Mapping[str, Any], zone: datetime.tzinfo | None
-) -> Told | Asked | Run:
+) -> Told | Asked | Later | Run:
     """Take a line of words. Raises LeptonError for what is wrong with it or not allowed. Reads and writes the database.
 
     `zone` is the asker's time zone, None for this machine's.
@@ -59,6 +77,11 @@ def read(
     if words[0] == "runs":
         seen = [run for run in intake.runs.store.runs(100) if intake.may_see(caller, run).allowed]
         return Told(runs_text(seen[:10]))
+    if words[0] == SCALING:
+        return _scaling(intake, caller, words[1:], now)
+    if words[0] == "why" and (len(words) == 2 or words[2:3] == [AT]):
+        _must_see(intake, caller, words[1])
+        return Told(escape(policies.why(intake.runs.settings, intake.runs.store, words[1], words[3] if len(words) > 3 else "")))
     if words[0] == "why":
         return Told(_why(intake, caller, words[1:]))
     if words[0] == "freeze":
@@ -143,6 +166,59 @@ def _why(intake: Intake, caller: Caller, words: Sequence[str]) -> str:
     if not refused:
         return "Nothing was refused to you lately."
     return "\n".join(f":x: {escape(entry['operation'])} {escape(' '.join(entry.get('targets', ())))}: {escape(entry['rule'])}" for entry in refused)
+
+
+def _scaling(intake: Intake, caller: Caller, words: Sequence[str], now: datetime.datetime) -> Told | Later:
+    """Answer what is asked about a service's policy, or overrule that for a while."""
+    settings, store = intake.runs.settings, intake.runs.store
+    usage = "scaling history SERVICE · pin SERVICE REPLICAS UNTIL [REASON] · unpin SERVICE · undo SERVICE · backtest SERVICE [7d] · why SERVICE [08:30]"
+    verb, service, *rest = [*words, "", ""]
+    if not service or verb not in ("why", "history", "pin", "unpin", "undo", "backtest"):
+        raise LeptonError("scaling is asked about a service", hint=usage)
+    _must_see(intake, caller, service)
+    rest = [word for word in rest if word]
+    if verb == "why":
+        return Told(escape(policies.why(settings, store, service, rest[0] if rest else "")))
+    if verb == "history":
+        return Told(escape("\n".join(policies.history(settings, store, service, HISTORY))))
+    _path, policy = policies.policy_of(settings, service)
+    if verb == "backtest":
+        return _backtest(intake, policy, rest[0] if rest else WINDOW)
+    if verb == "unpin":
+        was = intake.unpin(caller, service)
+        return Told(f":round_pushpin: {escape(service)} is its policy's again" if was else f"{escape(service)} is not pinned", for_all=was)
+    if verb == "undo":
+        replicas, until, why = policies.undoing(store, service)
+    else:
+        end = read_until(rest[1], now) if len(rest) > 1 else None
+        if end is None or not rest[0].isdecimal():
+            raise LeptonError("say how many replicas, and until when", hint="such as: scaling pin chat 6 18:00 because of the launch")
+        replicas, until, why = int(rest[0]), end.timestamp(), " ".join(rest[2:])
+    intake.pin(caller, service, replicas, until, why)
+    return Told(f":pushpin: *{escape(service)} is pinned to {replicas}* until {moment(until)}" + (f": {escape(why)}" if why else ""), for_all=True)
+
+
+def _must_see(intake: Intake, caller: Caller, service: str) -> None:
+    operation = intake.runs.catalog.operations[SHOW]
+    verdict = intake.verdict(caller, operation, operation.targets({"service": service}))
+    if not verdict.allowed:
+        raise RefusedError(caller, f"see service {service}", verdict.rule)
+
+
+def _backtest(intake: Intake, policy: Policy, window: str) -> Later:
+    span, prometheus = policies.seconds(window), intake.runs.settings.scaling.prometheus
+    if not prometheus:
+        raise LeptonError("nobody knows which Prometheus to ask", hint="set scaling.prometheus in lepton.yml to its address")
+
+    def make() -> tuple[str, tuple[bytes, str]]:
+        now = time.time()
+        done = trial([policy], from_prometheus(prometheus, signal_of(policy).promql, now - span, now))
+        picture = io.BytesIO()
+        draw(picture, done)
+        said = "\n".join(escape(remark) for remark in done.remarks())
+        return f"{escape(done.title())}\n```\n{escape(done.table())}\n```\n{said}", (picture.getvalue(), done.table())
+
+    return Later(f"The last {escape(window)} of {escape(policy.service)} are replayed…", make)
 
 
 def _thing(target: str) -> str:

@@ -71,6 +71,7 @@ def socket_app(intake: Intake, start: Callable[[str], None]) -> Starlette:
         Route("/v1/runs/{run}/{decision:str}", _answered(api.decide), methods=["POST"]),
         Route("/v1/freezes", _answered(api.freezes), methods=["GET"]),
         Route("/v1/freezes", _answered(api.freeze), methods=["POST"]),
+        Route("/v1/pins", _answered(api.pin), methods=["POST"]),
         Route("/v1/locks", _answered(api.locks), methods=["GET"]),
         Route("/v1/locks", _answered(api.steal), methods=["POST"]),
         Route("/v1/leases", _answered(api.take_leases), methods=["POST"]),
@@ -191,6 +192,15 @@ class _Api:
             return JSONResponse({"lifted": await asyncio.to_thread(self._intake.unfreeze, caller, target)})
         until = None if body.get("until") is None else float(body["until"])
         return JSONResponse(asdict(await asyncio.to_thread(self._intake.freeze, caller, target, until, str(body.get("why", "")))))
+
+    async def pin(self, request: Request) -> Response:
+        """Pin or, with `lift`, unpin a service."""
+        body = await request.json()
+        caller, service = self._caller(request), str(body["service"])
+        if body.get("lift"):
+            return JSONResponse({"lifted": await asyncio.to_thread(self._intake.unpin, caller, service)})
+        await asyncio.to_thread(self._intake.pin, caller, service, int(body["replicas"]), float(body["until"]), str(body.get("why", "")))
+        return JSONResponse({"pinned": True})
 
     async def locks(self, _request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(leases.locks, self._runs.store))

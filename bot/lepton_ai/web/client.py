@@ -63,6 +63,12 @@ class ServiceClient:
     def unfreeze(self, target: str) -> bool:
         return bool(self._asked("POST", "/v1/freezes", {"target": target, "lift": True})["lifted"])
 
+    def pin(self, service: str, replicas: int, until: float, why: str) -> None:
+        self._asked("POST", "/v1/pins", {"service": service, "replicas": replicas, "until": until, "why": why})
+
+    def unpin(self, service: str) -> bool:
+        return bool(self._asked("POST", "/v1/pins", {"service": service, "lift": True})["lifted"])
+
     def locks(self) -> list[list[str]]:
         """Return [lock, owner] of every lease."""
         found: list[list[str]] = self._asked("GET", "/v1/locks")
