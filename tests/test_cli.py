@@ -218,3 +218,10 @@ def test_what_is_to_be_done_later_needs_a_service(site: Settings) -> None:
     assert (done.returncode, "no service runs here" in done.stderr) == (2, True)
     assert "is no time" in lepton("run", "x", "y", "--at", "noon", site=site.site).stderr
     assert "one thing for all hosts" in lepton("run", "x", "y", "--canary", site=site.site).stderr
+
+
+def test_the_schema_of_settings_is_for_files_in_which_everything_may_be_left_out() -> None:
+    schema = json.loads(lepton("schema").stdout)
+    assert "required" not in schema
+    assert {"alerts", "access", "scaling", "slack"} < set(schema["properties"])
+    assert "site" not in schema["properties"]

@@ -15,6 +15,7 @@ import yaml
 from lepton_ai.operations.catalog import load_catalog
 from lepton_ai.paths import PACKAGE, example_inventory
 from lepton_ai.sandbox.stand import Stand
+from lepton_ai.settings import load_settings
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -69,6 +70,13 @@ def test_the_own_operation_of_the_guide_is_usable(tmp_path: Path) -> None:
     found = load_catalog({"site": tmp_path})
     assert not found.problems
     assert found.operations["model.warm"].guarded
+
+
+def test_the_settings_of_the_guide_to_alerts_are_some(tmp_path: Path) -> None:
+    (block,) = blocks(ROOT / "docs/monitoring.md", "yaml")
+    (tmp_path / "lepton.yml").write_text(block)
+    (rule,) = load_settings(tmp_path).alerts
+    assert (rule.throttle_minutes, rule.hours) == (60, "08:00-20:00")
 
 
 def test_the_examples_of_the_specifications_are_of_their_own_operation() -> None:

@@ -30,7 +30,7 @@ from lepton_ai.paths import builtin_playbooks
 from lepton_ai.runs.model import Run, State
 from lepton_ai.sandbox.stand import stand, stop_stand
 from lepton_ai.sandbox.tour import Tour, commands
-from lepton_ai.settings import Secrets, Settings, load_settings
+from lepton_ai.settings import Secrets, Settings, load_settings, settings_schema
 from lepton_ai.simulate import REFUSED, simulate, simulate_alert
 from lepton_ai.site import make_site
 from lepton_ai.slack.views import plain_text, run_message
@@ -84,6 +84,12 @@ def run(
 ) -> None:
     """Do an operation: `lepton run node resize web-1 vcpus=4`."""
     _operate(words, site, as_json, check=False, yes=yes, why=why, at=at, canary=canary)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of lepton.yml, for editors."""
+    print(json.dumps(settings_schema(), indent=2))
 
 
 @app.command()

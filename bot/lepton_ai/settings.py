@@ -102,6 +102,13 @@ class Secrets(BaseSettings):
     lepton_alert_token: SecretStr | None = None  # what Alertmanager shows; no alert is taken without it
 
 
+def settings_schema() -> dict[str, Any]:
+    """Return the JSON schema of a site's file, for editors: in it everything may be left out, and the site is where it stands."""
+    schema = Settings.model_json_schema()
+    del schema["properties"]["site"], schema["required"]
+    return schema
+
+
 def load_settings(site: Path | None = None) -> Settings:
     """Return the settings of a site: the folder given, else $LEPTON_SITE, else the nearest folder upwards with a lepton.yml.
 

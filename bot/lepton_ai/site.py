@@ -12,7 +12,8 @@ from lepton_ai.paths import example_inventory
 from lepton_ai.settings import CASES_FILE, SITE_FILE
 
 SETTINGS = """\
-# A Lepton site. Secrets do not belong here: SLACK_BOT_TOKEN, SLACK_APP_TOKEN and SLACK_SIGNING_SECRET come from the environment.
+# A Lepton site. Secrets do not belong here: SLACK_BOT_TOKEN, SLACK_APP_TOKEN, SLACK_SIGNING_SECRET and LEPTON_ALERT_TOKEN come
+# from the environment.
 inventory: inventory
 playbooks: playbooks
 state_dir: .lepton

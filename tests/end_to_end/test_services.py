@@ -513,4 +513,5 @@ def test_a_policy_grows_and_cuts_it_with_nobody_awake(site: Site, prometheus: st
     told = lepton("scaling", "history", "chat")
     assert re.search(r"chat 1 → [2-4] \(\+\d\)\. Requests: ", told), told
     assert re.search(r"chat [2-4] → 1 \(-\d\)\. ", told), told
+    assert re.search(r"grew, all served within \d+ s\.", told), told
     assert "policy:chat" in {run["principal"] for run in json.loads(lepton("runs", "--json")) if run["operation"] == "service.scale"}

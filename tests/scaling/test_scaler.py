@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -217,6 +218,14 @@ def test_it_learns_from_what_prometheus_knows_before_it_decides(live: Site) -> N
     assert decision.inputs["requests"]["peak"] < 1.3 * decision.inputs["requests"]["level"]
 
 
+def test_a_policy_that_changes_is_in_the_audit_trail(live: Site, store: Store) -> None:
+    live.tick()
+    live.policy(ON.replace("max_replicas: 8", "max_replicas: 9"))
+    live.tick()
+    (entry,) = [entry for entry in store.audit() if entry["what"] == "policy changed"]
+    assert (entry["principal"], entry["data"]) == ("policy:chat", {"changes": ["max_replicas: 8 → 9"]})
+
+
 def test_growth_goes_only_where_hosts_have_room(live: Site) -> None:
     def host(memory: int) -> dict[str, Any]:
         return {"room": {"cpus_free": 8, "memory_free": memory << 30}, "ports_free": [1, 2, 3], "address": "10.0.0.1"}
@@ -376,4 +385,16 @@ def test_why_and_history_on_the_command_line(site: Settings) -> None:
     assert "chat stays at 5, of which 5 serve." in lepton("why", "chat", "--at", "2026-11-27T12:01")
     assert "12:00:15: chat 1 → 5 (+4)." in lepton("why", "chat", "--at", "2026-11-27T12:00:20")
     assert "is no moment" in lepton("why", "chat", "--at", "noon")
+    assert "other has no policy: there are chat" in lepton("pin", "other", "3", "--until", "2h")
+    assert "noon is no time" in lepton("pin", "chat", "3", "--until", "noon")
+    assert re.fullmatch(r"chat is pinned to 3 until .*: a launch\n", lepton("pin", "chat", "3", "--until", "2h", "--because", "a launch"))
+    assert lepton("unpin", "chat") == "chat is its policy's again\n"
+    assert lepton("unpin", "chat") == "chat is not pinned\n"
+    assert "chat is pinned to 1 until " in lepton("undo", "chat")
+    changed = site.site / "changed.yml"
+    changed.write_text(ON.replace("max_replicas: 8", "max_replicas: 9") + "approval: {grow_alone: 2, approvers: [a]}\n")
+    told = lepton("check", str(changed))
+    assert "max_replicas: 8 → 9" in told
+    assert "approval: " in told
+    assert "hold_seconds" not in told
     assert "nothing was decided of other" in lepton("history", "other")

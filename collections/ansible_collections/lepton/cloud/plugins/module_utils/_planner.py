@@ -13,7 +13,7 @@ import zlib
 from typing import Any, Sequence
 
 from ._backends import BACKENDS, absent_args, healthy_args, start_args
-from ._placement import PlacementError, Room, place_replica
+from ._placement import PlacementError, place_replica
 from ._scene import Replica, Scene
 from ._service import DATA_DIR, Service, revision
 from ._units import parse_size
