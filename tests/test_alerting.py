@@ -204,6 +204,25 @@ def test_silence_of_alertmanager_is_an_alert_of_our_own(make_alerting: Callable[
     assert Group.model_validate(document).firing == []
 
 
+def test_what_is_over_is_forgotten_after_a_while_and_what_fires_is_not(make_alerting: Callable[..., Alerting]) -> None:
+    alerting = make_alerting()
+    tell(alerting, alert(node="web-1"), group="fires")
+    tell(alerting, alert(node="web-1"), group="over")
+    tell(alerting, alert(node="web-1", ends=1), group="over")
+    alerting.work_off(time.time() + 15 * 86400)
+    store = alerting.intake.runs.store
+    known = [inbox.group(store, key_of(said(group=name))) for name in ("fires", "over")]
+    assert [document is not None for document in known] == [True, False]
+
+
+def test_what_another_version_has_taken_and_nobody_understands_is_dropped(make_alerting: Callable[..., Alerting]) -> None:
+    alerting = make_alerting()
+    assert inbox.take(alerting.intake.runs.store, "alertmanager", {"alarms": []}, 10)
+    alerting.take("alertmanager", body(alert(node="web-1")))
+    alerting.work_off(time.time())
+    assert asked(alerting) == ["web-1"]
+
+
 def test_only_those_may_answer_whom_a_role_names(make_alerting: Callable[..., Alerting]) -> None:
     alerting = make_alerting()
     group = tell(alerting, alert(node="web-1"))

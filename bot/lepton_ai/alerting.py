@@ -41,6 +41,7 @@ SILENT_SECONDS = 300.0  # without the alert that always fires, once it was heard
 OWN = "lepton"  # the sender of what Lepton itself has to say
 SILENCE_SECONDS = 5.0  # for Alertmanager to take a silence
 RETRY_SECONDS = 3.0
+KEEP_SECONDS = 14 * 86400.0  # of what is over
 
 
 def read_notification(body: Mapping[str, Any]) -> Notification:
@@ -97,6 +98,7 @@ class Alerting:
         for number, sender, body in taken:
             self._work_off(number, sender, body, now)
         self._listen(now)
+        inbox.forget(store, now - KEEP_SECONDS)
         for document in inbox.pending(store):
             self._ask(Group.model_validate(document))
         if taken:
@@ -104,7 +106,12 @@ class Alerting:
         return len(taken) == AT_ONCE
 
     def _work_off(self, number: int, sender: str, body: dict[str, Any], now: float) -> None:
-        notification = read_notification(body)
+        try:
+            notification = read_notification(body)
+        except LeptonError as error:  # of another version of Lepton
+            log.error("a notification is dropped", sender=sender, error=str(error))
+            inbox.drop(self.intake.runs.store, number)
+            return
         always = [alert for alert in notification.alerts if alert.labels.get("alertname") == WATCHDOG]
         if always:
             inbox.set_action(self.intake.runs.store, WATCHDOG, "", now)

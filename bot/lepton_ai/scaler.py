@@ -118,11 +118,13 @@ class Scaler:
     def _writes(self) -> bool:
         """Return whether it is this bot that decides: one at a time does, and another goes on when that one's lease has ended."""
         store = self.intake.runs.store
-        if leases.try_acquire(store, self._holder, [WRITER]):
-            self.intake.runs.clear_dead_leases()
-            leases.leave_queue(store, self._holder.owner)
-            return False
-        return True
+        if not leases.try_acquire(store, self._holder, [WRITER]):
+            return True
+        self.intake.runs.clear_dead_leases()
+        if not leases.try_acquire(store, self._holder, [WRITER]):
+            return True
+        leases.leave_queue(store, self._holder.owner)
+        return False
 
     def _read(self, when: float) -> None:
         """Take in policies that are new or have changed, and drop those that are gone; one that cannot be read leaves the old one in force."""

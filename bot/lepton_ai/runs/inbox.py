@@ -13,6 +13,7 @@ from lepton_ai.runs.store import Store
 from lepton_ai.runs.tables import ALERT_ACTIONS, ALERT_GROUPS, NOTIFICATIONS
 
 Document = dict[str, Any]
+FIRING = "firing"
 
 
 class Taken(NamedTuple):
@@ -62,7 +63,9 @@ def change(store: Store, key: str, changed: Callable[[Document | None], Document
 def _change(connection: sa.Connection, key: str, changed: Callable[[Document | None], Document]) -> Document:
     before = connection.execute(sa.select(ALERT_GROUPS.c.document).where(ALERT_GROUPS.c.key == key)).scalar_one_or_none()
     document = changed(before)
-    values = {"document": document, "changed": time.time(), "shown": False, "pending": any(each["pending"] for each in document["episodes"].values())}
+    episodes = document["episodes"].values()
+    standing = {"pending": any(each["pending"] for each in episodes), "firing": any(each["status"] == FIRING for each in episodes)}
+    values = {"document": document, "changed": time.time(), "shown": False, **standing}
     if before is None:
         connection.execute(ALERT_GROUPS.insert().values(key=key, message={}, **values))
     elif document != before:
@@ -75,6 +78,13 @@ def group(store: Store, key: str) -> Document | None:
     with store.engine.connect() as connection:
         found: Document | None = connection.execute(sa.select(ALERT_GROUPS.c.document).where(ALERT_GROUPS.c.key == key)).scalar_one_or_none()
         return found
+
+
+def forget(store: Store, before: float) -> None:
+    """Forget groups of which nothing has fired or changed since a moment, and what rules asked for before it."""
+    with store.transaction() as connection:
+        connection.execute(ALERT_GROUPS.delete().where(~ALERT_GROUPS.c.firing, ALERT_GROUPS.c.changed < before))
+        connection.execute(ALERT_ACTIONS.delete().where(ALERT_ACTIONS.c.at < before))
 
 
 def pending(store: Store) -> list[Document]:

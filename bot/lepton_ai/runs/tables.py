@@ -115,6 +115,7 @@ ALERT_GROUPS = sa.Table(
     sa.Column("changed", sa.Float, nullable=False, index=True),
     sa.Column("shown", sa.Boolean, nullable=False, index=True),
     sa.Column("pending", sa.Boolean, nullable=False, index=True),
+    sa.Column("firing", sa.Boolean, nullable=False),
     sa.Column("message", sa.JSON, nullable=False),
 )
 ALERT_ACTIONS = sa.Table(

@@ -70,6 +70,9 @@ class AlertMessages:
     async def _show(self, key: str, group: Group, message: dict[str, Any], changed: float) -> None:
         """Show a group as it stands. What Slack refuses for good is said in the log, and tried again when the group changes."""
         settings, store = self._runs.settings, self._runs.store
+        if not group.life:  # an end without a beginning
+            await asyncio.to_thread(inbox.set_shown, store, key, message, changed)
+            return
         runs = await asyncio.to_thread(self._caused, group)
         drawn = alert_message(group, runs, label=settings.label, silenceable=bool(settings.alertmanager) and group.sender == "alertmanager")
         try:
