@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import closing
 from pathlib import Path
 
 from lepton_ai.containers import Container
 from lepton_ai.errors import LeptonError
 from lepton_ai.resources import VirtualNode, perform
+from lepton_ai.runs.store import Store
 from lepton_ai.settings import load_settings
 
+FRESH_SECONDS = 60.0  # of a decision
 Scalable = VirtualNode | Container | str  # a service by its name, or one of its replicas
 
 
@@ -20,14 +24,23 @@ class Extension:
         self._settings = load_settings(site)
 
     def scale(self, node: Scalable) -> None:
-        """Give the service one more replica. A node that was released, and is of no service, is made again."""
+        """Give the service as many replicas as its policy has last wanted, and one more where that is no more or there is no policy.
+
+        A node that was released, and is of no service, is made again.
+        """
         service = self._service(node)
         if service is not None:
-            perform(self._settings, "service", "scale", {"service": service, "replicas": "+1"})
+            perform(self._settings, "service", "scale", {"service": service, "replicas": self._wanted(service)})
         elif isinstance(node, VirtualNode) and not self._exists(node):
             node.create()
         else:
             raise LeptonError(f"{_name(node)} belongs to no service, so there is nothing to scale")
+
+    def _wanted(self, service: str) -> str:
+        with closing(Store(self._settings.state_dir, self._settings.database_url)) as store:
+            newest = store.scaling_records(service, until=time.time(), limit=1)
+        fresh = bool(newest) and time.time() - newest[0]["when"] < FRESH_SECONDS
+        return str(newest[0]["final"]) if fresh and newest[0]["final"] > newest[0]["asked"] else "+1"
 
     def balance(self, node: Scalable) -> None:
         """Weigh the service's replicas by what they get done, and spread them over the hosts."""

@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from rich.console import Console
 
 from lepton_ai.asking import Watch, ask, unwatched
 from lepton_ai.errors import LeptonError
 from lepton_ai.runs.model import State
+from lepton_ai.scaling.series import from_prometheus
+from lepton_ai.scaling.sizing import vcpus_for
 from lepton_ai.settings import Settings, load_settings
 
+log = structlog.get_logger()
 MIB_PER_GIB = 1024
+HOUR = 3600.0
+USED = "sum(rate(libvirt_domain_info_cpu_time_seconds_total{{node={node}}}[2m]))"  # vCPUs, by the libvirt exporter as the role monitoring has it scraped
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,31 @@ class VirtualNode:
         self._do("create", vcpus=self.cpu.cores, memory=self.memory.size, image=self._image, host=self._host)
 
     def adjust_resources(self, cpu: CPUResource | None = None, memory: MemoryResource | None = None) -> None:
-        """Give the node this size; what is not given stays as declared."""
+        """Give the node this size; what is not given stays as declared.
+
+        Without any, its vCPUs are chosen by what it has used in the last hour, where the site's Prometheus knows that.
+        """
+        if cpu is None and memory is None:
+            cpu = self._needed()
         cpu, memory = cpu or self.cpu, memory or self.memory
         self._do("resize", vcpus=cpu.cores, memory=memory.size)
         self.cpu, self.memory = cpu, memory
+
+    def _needed(self) -> CPUResource | None:
+        """Return what the node needs by what it has used, None where that is not known."""
+        prometheus, now = self._settings.scaling.prometheus, time.time()
+        if not prometheus:
+            return None
+        answers = perform(self._settings, "node", "show", {"node": self.name})["result"]["answers"]
+        most = max((int(node["max_vcpus"]) for answer in answers.values() for node in answer.get("nodes", ()) if node["name"] == self.name), default=0)
+        try:
+            used = from_prometheus(prometheus, USED.format(node=json.dumps(self.name)), now - HOUR, now)
+        except LeptonError as error:
+            log.warning("a node keeps its size", node=self.name, why=str(error))
+            return None
+        vcpus, why = vcpus_for(used, most)
+        log.info("a node is sized by what it has used", node=self.name, vcpus=vcpus, why=why)
+        return None if vcpus is None else CPUResource(vcpus)
 
     def release_resources(self) -> None:
         """Remove the node with its disk."""
