@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -29,11 +30,15 @@ ERRORS = (
 
 
 class Stands(NamedTuple):
-    """A service at its load balancers: how many replicas are wanted, how many serve where fewest do, and which share of those there are does not."""
+    """A service at its load balancers: how many replicas are wanted, how many serve where fewest do, which share of those there are does not.
+
+    `per_host` is how many serve on each host; pods have addresses of their own, which say nothing of that.
+    """
 
     asked: int
     ready: int
     vanished: float
+    per_host: tuple[int, ...]
     declaration: Mapping[str, Any]
 
 
@@ -45,8 +50,11 @@ def stands(service: str, answers: Mapping[str, Mapping[str, Any]]) -> Stands | N
     newest = max(entries, key=lambda entry: int(entry["version"]))
     counted = [([server for server in entry["servers"] if server["state"] == "ready"]) for entry in entries]
     serving = [sum(map(is_up, servers)) for servers in counted]
+    declaration = newest.get("declaration") or {}
+    hosts = Counter(server.get("address") for server in counted[serving.index(min(serving))] if is_up(server))
+    per_host = () if declaration.get("backend") == "deployment" else tuple(sorted(hosts.values(), reverse=True))
     vanished = max((1 - up / len(servers) for up, servers in zip(serving, counted, strict=True) if servers), default=0.0)
-    return Stands(int(newest["replicas"]), min(serving), vanished, newest.get("declaration") or {})
+    return Stands(int(newest["replicas"]), min(serving), vanished, per_host, declaration)
 
 
 def sample_of(signal: Signal, reading: Reading, ready: int) -> Sample:

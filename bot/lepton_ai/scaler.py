@@ -195,7 +195,7 @@ class Scaler:
         situation = Situation(
             now=when, asked=asked, ready=now.ready, samples=samples, outlooks=outlooks, lead_seconds=watched.lead(), actions=watched.actions,
             hours_today=_hours(watched, when, asked), busy=f"a run holds service/{service}" if f"service/{service}" in held else "",
-            vanished=now.vanished, before=watched.loads[0], pin=self._pin(service, when), paused=self._frozen(service),
+            vanished=now.vanished, per_host=now.per_host, before=watched.loads[0], pin=self._pin(service, when), paused=self._frozen(service),
             zone=self.intake.runs.settings.zone,
         )  # fmt: skip
         decision = self._decided(policy, situation, now)

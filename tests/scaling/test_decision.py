@@ -141,3 +141,18 @@ def test_a_person_s_word_goes_before_all() -> None:
     assert pinned.reason == "pinned to 6 by slack:T1/U1 until Fri 13:00: the launch"
     assert decided(load=1, pin=pin._replace(until=NOON)).outcome == "cut"
     assert decided(load=200, paused="by U1").final == 4
+
+
+@pytest.mark.parametrize(("per_host", "final"), [((4,), 8), ((2, 2), 8), ((2, 1, 1), 6), ((1, 1, 1, 1), 6)])
+def test_those_on_one_host_can_be_lost_where_that_is_asked_for(per_host: tuple[int, ...], final: int) -> None:
+    decision = decided(load=36, policy={"survive_host_loss": True}, per_host=per_host)
+    assert (decision.outcome, decision.final) == ("grow", final)
+    assert decision.without_a_host == 4 - max(per_host)
+    kept = decided(load=36, policy={"survive_host_loss": True, "hold_seconds": 0}, per_host=per_host, asked=final, ready=final)
+    assert kept.outcome == "hold"
+
+
+def test_what_would_be_left_without_a_host_is_said() -> None:
+    assert explain(decided(per_host=(3, 1))).endswith("Without its fullest host 1 would serve.")
+    assert explain(decided(per_host=(4,))).endswith("Without its fullest host none would serve.")
+    assert "fullest" not in explain(decided())

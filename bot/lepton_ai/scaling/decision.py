@@ -8,6 +8,7 @@ limits applied and what comes of it; `explain` says that in sentences, of a mome
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -66,6 +67,7 @@ class Situation:
     busy: str = ""  # what is under way, such as an update
     errors: float = 0.0  # share of answers
     vanished: float = 0.0  # share of targets
+    per_host: Sequence[int] = ()  # how many serve on each host, where that is known
     before: float | None = None  # the load some minutes ago
     pin: Pin | None = None
     paused: str = ""
@@ -90,6 +92,7 @@ class Decision:
     lead_seconds: float
     cost_change: float  # replica hours per day
     next_check: float
+    without_a_host: int | None = None  # how many would serve if the host with most of them were lost
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -101,7 +104,7 @@ Make = Callable[[str, str, int], Decision]  # outcome, reason, final number
 
 def as_decision(record: Mapping[str, Any]) -> Decision:
     """Return the decision that a record is of; what else was kept with it is left out."""
-    values = {each.name: record[each.name] for each in fields(Decision)}
+    values = {each.name: record[each.name] for each in fields(Decision) if each.name in record}
     return Decision(**{**values, "limits": tuple(values["limits"])})
 
 
@@ -126,6 +129,7 @@ def decide(policy: Policy, situation: Situation) -> Decision:
         return Decision(
             policy.service, situation.now, asked, situation.ready, outcome, reason, raised, final, {name: want.up for name, want in wants.items()},
             tuple(limits), _inputs(policy, situation, missing), situation.lead_seconds, (final - asked) * 24.0, situation.now + TICK_SECONDS,
+            situation.ready - max(situation.per_host) if situation.per_host else None,
         )  # fmt: skip
 
     if situation.pin is not None and situation.now < situation.pin.until:
@@ -136,7 +140,7 @@ def decide(policy: Policy, situation: Situation) -> Decision:
         return made("hold", f"paused: {situation.paused}", asked)
 
     least = max(policy.min_replicas, floor.replicas if floor else 0)
-    target = max(raised, least)
+    target = _spared(policy, situation, max(raised, least))
     if target > policy.max_replicas:
         limits.append(f"max_replicas {policy.max_replicas}: {target} are wanted")
         target = policy.max_replicas
@@ -145,6 +149,14 @@ def decide(policy: Policy, situation: Situation) -> Decision:
     if asked > policy.max_replicas:
         return made("cut", f"max_replicas is {policy.max_replicas}", policy.max_replicas)
     return _cut(policy, situation, least, wants, missing, limits, made)
+
+
+def _spared(policy: Policy, situation: Situation, needed: int) -> int:
+    """Return how many there must be so that `needed` are left when one host is lost, spread as evenly as new ones are."""
+    if not policy.survive_host_loss:
+        return needed
+    hosts = max(2, len(situation.per_host))
+    return next(count for count in itertools.count(needed + 1) if count - math.ceil(count / hosts) >= needed)
 
 
 def _grow(policy: Policy, situation: Situation, target: int, limits: list[str], made: Make, why: str) -> Decision:
@@ -175,7 +187,7 @@ def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, W
     asked = situation.asked
     if missing:
         return made("hold", f"nothing is cut while something is not known: {'; '.join(f'{name}: {why}' for name, why in missing.items())}", asked)
-    keep = max([least, *(want.keep for want in wants.values())])
+    keep = _spared(policy, situation, max([least, *(want.keep for want in wants.values())]))
     if keep >= asked:
         wanting = max(wants.items(), key=lambda item: item[1].keep)
         return made("hold", "nothing to do" if least >= asked else f"{wanting[0]}: {wanting[1].why}", asked)
@@ -316,4 +328,6 @@ def explain(decision: Decision) -> str:
     reason = decision.reason[:1].upper() + decision.reason[1:]
     limited = f" Limited by {'; '.join(decision.limits)}." if decision.limits else ""
     cost = f" That is {decision.cost_change:+.0f} replica hours a day." if change else ""
-    return f"{heads[decision.outcome]} {reason}.{limited}{cost}"
+    left = decision.without_a_host
+    lost = f" Without its fullest host {left or 'none'} would serve." if left is not None and decision.asked > 1 else ""
+    return f"{heads[decision.outcome]} {reason}.{limited}{cost}{lost}"

@@ -95,6 +95,7 @@ class Policy(Part):
     max_step_up: int | None = Field(default=None, ge=1)
     max_step_down: int | None = Field(default=None, ge=1)
     dead_band: int = Field(default=0, ge=0, description="Cuts of so few replicas are not worth it.")
+    survive_host_loss: bool = Field(default=False, description="As many more, on at least two hosts, that those on one host can be lost.")
     floors: list[Floor] = Field(default_factory=list)
     flap_budget: FlapBudget = FlapBudget()
     budget: Budget | None = None
