@@ -42,6 +42,7 @@ from lepton_ai.web.api import PeerProtocol, os_principal, socket_app
 from lepton_ai.web.app import web_app
 from lepton_ai.web.pages import page_routes
 from lepton_ai.web.sessions import Sessions
+from lepton_ai.web.targets import target_routes
 
 log = structlog.get_logger()
 RECONNECT_SECONDS = 5.0
@@ -98,7 +99,8 @@ async def _open_doors(
     runs.listeners.append(_release_settled(intake, queue.start))
     health = {"database": "ok"}
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
-    workers.append(Reconciler(intake, queue.start, settings.reconcile_seconds).work())
+    reconciler = Reconciler(intake, queue.start, settings.reconcile_seconds)
+    workers.append(reconciler.work())
     if settings.scaling.prometheus:
         workers.append(Scaler.of(intake, queue.start, settings.site / settings.scaling.policies, settings.scaling.prometheus, metrics).work())
     alerting = Alerting(intake, queue.start, metrics)
@@ -124,7 +126,7 @@ async def _open_doors(
         if settings.slack.mode == "socket" and secrets.slack_app_token is not None:
             workers.append(_socket_mode(slack, secrets.slack_app_token.get_secret_value(), health))
     token = secrets.lepton_alert_token.get_secret_value() if secrets.lepton_alert_token else None
-    pages = [*page_routes(intake, sessions, settings.slack.command), *alert_routes(alerting, token)]
+    pages = [*page_routes(intake, sessions, settings.slack.command), *alert_routes(alerting, token), *target_routes(lambda: reconciler.latest)]
     web = web_app(metrics.registry, lambda: dict(health), slack if settings.slack.mode == "http" else None, pages)
     settings.socket.unlink(missing_ok=True)
     common: dict[str, Any] = {"log_level": "warning", "timeout_graceful_shutdown": CLOSE_SECONDS}

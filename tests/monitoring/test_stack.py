@@ -22,8 +22,8 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 import yaml
-from prometheus_client import start_http_server
 from tests.collection.test_roles import changed, inside, inside_command
 from tests.conftest import ROOT, eventually, require
 from tests.scaling.test_decision import decided
@@ -32,6 +32,8 @@ from lepton_ai.metrics import Metrics
 from lepton_ai.runs.model import Run, State
 from lepton_ai.runs.progress import Progress
 from lepton_ai.sandbox.stand import free_port
+from lepton_ai.web.app import web_app
+from lepton_ai.web.targets import target_routes
 
 pytestmark = [pytest.mark.prometheus, pytest.mark.haproxy, pytest.mark.libvirt]
 ROLE = ROOT / "collections/ansible_collections/lepton/cloud/roles/monitoring"
@@ -107,17 +109,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     assert TOKEN not in first.stdout
     again = changed(inside(folder, *apply))
     listen = free_port()
-    server = f"server chat-1 127.0.0.1:{ports['containers']} check"
-    proxies = f"frontend chat\n  bind 127.0.0.1:{listen}\n  default_backend chat\nbackend chat\n  {server}\n"
+    backend = f"backend chat\n  server chat-1 127.0.0.1:{ports['containers']} check\n"
+    proxies = f"frontend chat\n  bind 127.0.0.1:{listen}\n  default_backend chat\n{backend}"
     (folder / "etc-haproxy/lepton.d/chat.cfg").write_text(proxies)
     with contextlib.ExitStack() as ends:
         for name in ("containers", "gpu"):
             handler = type("Handler", (_Recorded,), {"file": HERE / f"{name}.txt"})
-            server = http.server.ThreadingHTTPServer(("127.0.0.1", ports[name]), handler)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            ends.callback(server.shutdown)
-        bot, _thread = start_http_server(ports["lepton"], addr="127.0.0.1", registry=_lepton().registry)
-        ends.callback(bot.shutdown)
+            recorded = http.server.ThreadingHTTPServer(("127.0.0.1", ports[name]), handler)
+            threading.Thread(target=recorded.serve_forever, daemon=True).start()
+            ends.callback(recorded.shutdown)
+        server = {"name": "chat-1", "address": "127.0.0.1", "port": ports["containers"]}
+        told = {"lb": {"services": [{"name": "chat", "servers": [server]}]}}
+        bot = uvicorn.Server(uvicorn.Config(web_app(_lepton().registry, dict, None, target_routes(lambda: told)), port=ports["lepton"], log_level="warning"))
+        serving = threading.Thread(target=bot.run, daemon=True)
+        serving.start()
+        eventually(lambda: bot.started)
+        ends.callback(serving.join, 10)
+        ends.callback(setattr, bot, "should_exit", True)
         programs = [f". /etc/default/{name}; exec {name} $ARGS" for name in ("prometheus-node-exporter", "prometheus-libvirt-exporter")]
         # What it sends before Alertmanager listens is lost, and by default it says it again after a minute.
         soon, files = "--rules.alert.resend-delay=2s", f"--config.file=/etc/prometheus/prometheus.yml --storage.tsdb.path={folder}/data"
@@ -167,8 +175,8 @@ def test_everything_is_watched_and_a_second_run_changes_nothing(stack: Stack) ->
             "gpu",
         }
 
-    eventually(up, 30)
-    assert {series["metric"].get("host") for series in stack.ask('up{job!="lepton"}')} == {"here", "other"}
+    eventually(up)
+    assert {series["metric"].get("host") for series in stack.ask('up{job!~"lepton|models"}')} == {"here", "other"}
 
 
 def test_only_those_who_must_can_read_the_token(stack: Stack) -> None:
@@ -196,7 +204,8 @@ def test_what_is_called_otherwise_elsewhere_has_our_names(stack: Stack) -> None:
     assert eventually(lambda: stack.ask('libvirt_domain_info_virtual_cpus{node="test", host="here"}'))
     assert eventually(lambda: stack.ask('haproxy_server_status{service="chat", replica="chat-1"}'))
     assert eventually(lambda: stack.ask('container_memory_working_set_bytes{container="chat-1", service="chat"}'))
-    assert stack.ask('container_memory_working_set_bytes{container=""}') == []
+    assert stack.ask('container_memory_working_set_bytes{container="", job="containers"}') == []
+    assert stack.ask('up{job="models", service="chat", replica="chat-1"} == 1')
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: str(path.stem))
