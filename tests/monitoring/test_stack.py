@@ -165,15 +165,8 @@ def test_everything_is_watched_and_a_second_run_changes_nothing(stack: Stack) ->
     assert stack.again == 0
 
     def up() -> bool:
-        return {series["metric"]["job"] for series in stack.ask('up{host!="other"} == 1')} == {
-            "prometheus",
-            "lepton",
-            "node",
-            "libvirt",
-            "containers",
-            "haproxy",
-            "gpu",
-        }
+        jobs = {series["metric"]["job"] for series in stack.ask('up{host!="other"} == 1')}
+        return jobs == {"prometheus", "lepton", "node", "libvirt", "containers", "haproxy", "gpu", "models"}
 
     eventually(up)
     assert {series["metric"].get("host") for series in stack.ask('up{job!~"lepton|models"}')} == {"here", "other"}
