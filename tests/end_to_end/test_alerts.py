@@ -19,6 +19,7 @@ import jinja2
 import pytest
 import yaml
 from tests.conftest import ROOT, eventually, require
+from tests.prometheus import running_prometheus
 from tests.scaling.test_policy import POLICY
 from tests.scaling.test_prometheus import write_history
 
@@ -51,8 +52,7 @@ class Monitor:
 @pytest.fixture(scope="module")
 def monitor(workspace_stand: Stand, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitor]:
     tmp_path = tmp_path_factory.mktemp("monitor")
-    programs = ("prometheus", "prometheus-alertmanager")
-    require([name for name in programs if not shutil.which(name)], "prometheus")
+    require([] if shutil.which("prometheus-alertmanager") else ["prometheus-alertmanager"], "prometheus")
     ports = [free_port() for _ in range(5)]
     (tmp_path / "token").write_text(TOKEN)
     environment = jinja2.Environment()
@@ -70,7 +70,6 @@ def monitor(workspace_stand: Stand, tmp_path_factory: pytest.TempPathFactory) ->
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": alertmanagers}]}]},
         "scrape_configs": [{"job_name": "itself", "static_configs": [{"targets": [f"127.0.0.1:{ports[4]}"]}]}],
     }  # fmt: skip
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(prometheus))
     write_history(tmp_path)
     with contextlib.ExitStack() as ends, (tmp_path / "log").open("wb") as log:
 
@@ -84,15 +83,13 @@ def monitor(workspace_stand: Stand, tmp_path_factory: pytest.TempPathFactory) ->
             cluster = [f"--cluster.listen-address=127.0.0.1:{ports[2 + number]}", f"--cluster.peer=127.0.0.1:{ports[3 - number]}"]
             files = [f"--config.file={tmp_path}/alertmanager.yml", f"--storage.path={tmp_path}/alerts-{number}"]
             start("prometheus-alertmanager", *files, f"--web.listen-address={alertmanagers[number]}", *cluster)
-        options = [f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{ports[4]}"]
-        running = start("prometheus", *options, "--rules.alert.resend-delay=2s")
-        eventually(lambda: _ready(f"http://127.0.0.1:{ports[4]}/-/ready"))
+        running = ends.enter_context(running_prometheus(tmp_path, prometheus, "--rules.alert.resend-delay=2s", port=ports[4]))
         settings = workspace_stand.site / "lepton.yml"
         before_settings, bot = settings.read_text(), workspace_stand.bot
         wanted = yaml.safe_load(before_settings)
         wanted["access"]["grants"].append({"role": "operator", "principals": ["alert:lepton"]})
         wanted["slack"]["alerts_channel"] = Person(workspace_stand.base_url).channel
-        wanted |= {"alertmanager": f"http://{alertmanagers[0]}", "scaling": {"prometheus": f"http://127.0.0.1:{ports[4]}"}}
+        wanted |= {"alertmanager": f"http://{alertmanagers[0]}", "scaling": {"prometheus": running.url}}
         wanted["alerts"] = [{"name": "probe", "matchers": ["alertname=ProbeHigh"], "operation": "probe.echo", "arguments": {"word": {"label": "node"}}}]
         policies = workspace_stand.site / "policies"
         policies.mkdir()
@@ -102,20 +99,13 @@ def monitor(workspace_stand: Stand, tmp_path_factory: pytest.TempPathFactory) ->
         bot.environment["LEPTON_ALERT_TOKEN"] = TOKEN
         workspace_stand.start_bot()
         try:
-            yield Monitor(tmp_path, running, alertmanagers)
+            yield Monitor(tmp_path, running.process, alertmanagers)
         finally:
             bot.stop()
             settings.write_text(before_settings)
             shutil.rmtree(policies)
             del bot.environment["LEPTON_ALERT_TOKEN"]
             workspace_stand.start_bot()
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def test_an_alert_is_one_message_and_one_run_until_it_is_over(workspace_stand: Stand, monitor: Monitor) -> None:

@@ -26,6 +26,7 @@ import yaml
 from tests.conftest import ROOT, eventually
 from tests.end_to_end.test_people import virsh
 from tests.load import load
+from tests.prometheus import running_prometheus
 from tests.warm import ansible
 
 from lepton_ai.containers import Container
@@ -439,19 +440,14 @@ def prometheus(workspace_stand: Stand, tmp_path: Path) -> Iterator[str]:
     """A Prometheus that reads HAProxy's own metrics every second."""
     stand = workspace_stand
     assert stand.balancer is not None
-    metrics, address = free_port(), f"127.0.0.1:{free_port()}"
+    metrics = free_port()
     exporter = stand.balancer.folder / "services" / "metrics.cfg"
     exporter.write_text(f"frontend metrics\n  bind 127.0.0.1:{metrics}\n  http-request use-service prometheus-exporter if {{ path /metrics }}\n")
     master = f"echo reload | nc -NU {stand.balancer.folder}/master.sock"
     subprocess.run(["sh", "-c", master], check=True, capture_output=True)
-    scrape = {"scrape_configs": [{"job_name": "haproxy", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{metrics}"]}]}]}
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(scrape))
-    command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address={address}"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    yield f"http://{address}"
-    process.terminate()
-    process.wait(30)
+    job = {"job_name": "haproxy", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{metrics}"]}]}
+    with running_prometheus(tmp_path, {"scrape_configs": [job]}) as running:
+        yield running.url
     exporter.unlink(missing_ok=True)
     subprocess.run(["sh", "-c", master], check=True, capture_output=True)
 

@@ -26,6 +26,7 @@ import uvicorn
 import yaml
 from tests.collection.test_roles import changed, inside, inside_command
 from tests.conftest import ROOT, eventually, require
+from tests.prometheus import answers
 from tests.scaling.test_decision import decided
 
 from lepton_ai.metrics import Metrics
@@ -140,15 +141,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 running = subprocess.Popen(inside_command(folder, "sh", "-c", program), stdout=log, stderr=log)
             ends.callback(running.wait, 30)
             ends.callback(running.terminate)
-        eventually(lambda: _answers(f"http://127.0.0.1:{listen}/"))
+        eventually(lambda: answers(f"http://127.0.0.1:{listen}/"))
         yield Stack(folder, f"http://127.0.0.1:{ports['prometheus']}", f"http://127.0.0.1:{ports['alertmanager']}", again)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 def _lepton() -> Metrics:

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from tests.conftest import eventually
+from tests.prometheus import running_prometheus
 from tests.scaling.test_backtest import days
 
 from lepton_ai.errors import LeptonError
@@ -41,24 +39,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     """A Prometheus with a history, and when that ends."""
     folder = tmp_path_factory.mktemp("prometheus")
     end = write_history(folder)
-    (folder / "prometheus.yml").write_text("global: {scrape_interval: 15s}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    program = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={address}"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*program, "--storage.tsdb.retention.time=90d"], stdout=log, stderr=log)
-
-    def ready() -> bool:
-        try:
-            return httpx.get(f"http://{address}/-/ready").status_code == httpx.codes.OK
-        except httpx.HTTPError:
-            return False
-
-    eventually(ready)
-    yield f"http://{address}", float(end)
-    process.terminate()
-    process.wait(30)
+    with running_prometheus(folder, {}, "--storage.tsdb.retention.time=90d") as running:
+        yield running.url, float(end)
 
 
 def test_a_range_is_all_series_together_and_a_gap_is_one(prometheus: tuple[str, float]) -> None:
