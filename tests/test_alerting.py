@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from lepton_ai import alerting as alerting_module
 from lepton_ai.access.matching import Caller
@@ -209,10 +210,69 @@ def test_what_is_over_is_forgotten_after_a_while_and_what_fires_is_not(make_aler
     tell(alerting, alert(node="web-1"), group="fires")
     tell(alerting, alert(node="web-1"), group="over")
     tell(alerting, alert(node="web-1", ends=1), group="over")
+    alerting.take("alertmanager", body(alert(node="web-1"), group="fires"))  # again and again meanwhile
     alerting.work_off(time.time() + 15 * 86400)
     store = alerting.intake.runs.store
     known = [inbox.group(store, key_of(said(group=name))) for name in ("fires", "over")]
     assert [document is not None for document in known] == [True, False]
+
+
+def test_an_end_that_was_never_said_comes_after_a_while(make_alerting: Callable[..., Alerting]) -> None:
+    """Alertmanager does not say the end of what was silenced or inhibited meanwhile."""
+    alerting = make_alerting()
+    group = tell(alerting, alert(node="web-1"))
+    alerting.work_off(time.time() + 8 * 3600)
+    assert Group.model_validate(inbox.group(alerting.intake.runs.store, group.key)).firing
+    alerting.work_off(time.time() + 10 * 3600)
+    assert not Group.model_validate(inbox.group(alerting.intake.runs.store, group.key)).firing
+    tell(alerting, {**alert(node="web-1"), "startsAt": "2030-01-01T00:00:00Z"})
+    assert asked(alerting) == ["web-1", "web-1"]
+
+
+def test_a_storm_of_groups_is_for_a_person_too(make_alerting: Callable[..., Alerting]) -> None:
+    alerting = make_alerting()
+    groups = [tell(alerting, alert(node=f"web-{number}"), group=str(number)) for number in range(MOST_ASKED + 2)]
+    assert len(asked(alerting)) == MOST_ASKED
+    assert "for a person" in groups[-1].episodes["a"].result
+
+
+def test_approvers_of_a_rule_are_asked_where_the_sites_own_rule_falls_away(make_alerting: Callable[..., Alerting]) -> None:
+    """The site asks for approval of what changes many hosts; the plan changes one, and still the rule's own approvers must agree."""
+    alerting = make_alerting({**RULE, "approvers": [ONCALL.principal]})
+    runs = alerting.intake.runs
+    access = {**ACCESS, "approvals": [{"name": "many", "hosts_over": 5, "approvers": [OTHER.principal]}]}
+    runs.settings = runs.settings.model_copy(update={"access": Rules.model_validate(access)})
+    group = tell(alerting, alert(node="web-1"))
+    plan = runs.execute(group.episodes["a"].run)
+    now = runs.store.run(plan.id)
+    assert standing(now, []) == Standing.WAITING
+    assert now.origin["approval"]["approvers"] == [ONCALL.principal]
+
+
+@pytest.mark.parametrize("starts", ["9999-12-31T23:59:59", "0001-01-01T00:00:00+14:00"])
+def test_a_time_that_no_clock_has_stops_nobody(make_alerting: Callable[..., Alerting], starts: str) -> None:
+    alerting = make_alerting()
+    alerting.take("alertmanager", body({**alert("odd", node="web-1"), "startsAt": starts}, group="odd"))
+    tell(alerting, alert(node="web-2"))
+    assert asked(alerting)[-1] == "web-2"
+
+
+def test_a_rule_names_an_operation_as_rights_do() -> None:
+    with pytest.raises(ValidationError, match="operation"):
+        AlertRule.model_validate({**RULE, "operation": "node resize"})
+
+
+def test_a_restart_does_not_end_the_silence_of_alertmanager(make_alerting: Callable[..., Alerting]) -> None:
+    alerting = make_alerting()
+    alerting.take("alertmanager", body(alert("w", alertname="Watchdog")))
+    now = time.time()
+    alerting.work_off(now)
+    alerting.work_off(now + 400)
+    again = make_alerting()
+    again._since = now + 500
+    again.work_off(now + 501)
+    documents = [document for _key, document, _message, _changed in inbox.unshown(alerting.intake.runs.store, 10)]
+    assert [len(Group.model_validate(document).firing) for document in documents] == [1]
 
 
 def test_what_another_version_has_taken_and_nobody_understands_is_dropped(make_alerting: Callable[..., Alerting]) -> None:

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from lepton_ai.access.approvals import ApprovalRule
 from lepton_ai.access.matching import Caller
 from lepton_ai.access.rules import decide
-from lepton_ai.alerts.groups import FIRING, RESOLVED, Episode, Group, Silence, common_labels, key_of, merged
+from lepton_ai.alerts.groups import FIRING, RESOLVED, Episode, Group, Silence, common_labels, key_of, merged, unheard
 from lepton_ai.alerts.rules import Alert, AlertRule, Notification, asked_by
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import Intake, RefusedError
@@ -34,7 +35,9 @@ DOOR = "alert"  # in the origin of what an alert asked for
 ANSWER = "alert"  # what a role must name so that its holders may acknowledge and silence
 MOST_WAITING = 1000  # notifications; further ones are refused, and their sender tries again
 AT_ONCE = 50  # notifications of one pass
-MOST_ASKED = 20  # of one group at once: more than that is for a person
+MOST_ASKED, STORM_SECONDS = 20, 600.0  # all alerts together ask for so much within so long: more than that is for a person
+EXPIRE_SECONDS = 600.0  # between looks for what is not heard of any more
+NOT_UNDERSTOOD = (LeptonError, ValueError, TypeError, KeyError, ArithmeticError)  # of what was said or how it is asked for; a database is none of these
 IDLE_SECONDS = 5.0
 WATCHDOG = "Watchdog"
 SILENT_SECONDS = 300.0  # without the alert that always fires, once it was heard
@@ -61,6 +64,8 @@ class Alerting:
     start: Callable[[str], None]
     metrics: Metrics = field(default_factory=Metrics)
     changed: Callable[[], None] = lambda: None  # what shows groups is told
+    _asked: deque[float] = field(default_factory=deque)  # when runs were asked for lately
+    _expired: float = 0.0  # when was looked for what is not heard of any more
     _since: float = field(default_factory=time.time)  # of which on something could be heard
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -94,11 +99,16 @@ class Alerting:
         """Work off what waits, and return whether there may be more."""
         store = self.intake.runs.store
         taken = inbox.waiting(store, AT_ONCE)
-        self.metrics.alerts_waiting.set(len(taken))
+        self.metrics.alerts_waiting.set(inbox.count(store))
         for number, sender, body in taken:
-            self._work_off(number, sender, body, now)
+            try:
+                self._work_off(number, sender, body, now)
+            except NOT_UNDERSTOOD as error:  # of another version of Lepton, or of a sender nobody knows
+                log.error("a notification is dropped", sender=sender, error=f"{type(error).__name__}: {error}")
+                inbox.drop(store, number)
         self._listen(now)
-        inbox.forget(store, now - KEEP_SECONDS)
+        if now - self._expired > EXPIRE_SECONDS:
+            self._expire(now)
         for document in inbox.pending(store):
             self._ask(Group.model_validate(document))
         if taken:
@@ -106,12 +116,7 @@ class Alerting:
         return len(taken) == AT_ONCE
 
     def _work_off(self, number: int, sender: str, body: dict[str, Any], now: float) -> None:
-        try:
-            notification = read_notification(body)
-        except LeptonError as error:  # of another version of Lepton
-            log.error("a notification is dropped", sender=sender, error=str(error))
-            inbox.drop(self.intake.runs.store, number)
-            return
+        notification = read_notification(body)
         always = [alert for alert in notification.alerts if alert.labels.get("alertname") == WATCHDOG]
         if always:
             inbox.set_action(self.intake.runs.store, WATCHDOG, "", now)
@@ -120,34 +125,34 @@ class Alerting:
         if not notification.alerts:
             inbox.drop(self.intake.runs.store, number)
             return
-        began = 0
+        began: list[int] = []
+        if inbox.work_off(self.intake.runs.store, number, key_of(notification), _merging(notification, sender, now, began)) is not None:
+            self.metrics.alert("began", began[0])
+            self.metrics.alert("said again or over", len(notification.alerts) - began[0])
 
-        def change(document: dict[str, Any] | None) -> dict[str, Any]:
-            nonlocal began
-            before = None if document is None else Group.model_validate(document)
-            group, began = merged(before, notification, sender, now)
-            return group.model_dump(mode="json")
-
-        if inbox.work_off(self.intake.runs.store, number, key_of(notification), change) is not None:
-            for _number in range(began):
-                self.metrics.alert("began")
-            for _number in range(len(notification.alerts) - began):
-                self.metrics.alert("said again or over")
+    def _expire(self, now: float) -> None:
+        """Have what is not heard of any more be over, and forget what has long been."""
+        self._expired = now
+        store = self.intake.runs.store
+        for group in map(Group.model_validate, inbox.firing(store)):
+            if unheard(group, now) != group:
+                self._change(group.key, lambda known: unheard(known, now))
+        inbox.forget(store, now - KEEP_SECONDS)
 
     # -- asking --------------------------------------------------------------------------------------------------
 
     def _ask(self, group: Group) -> None:
         """Ask for what the alerts of a group want that have begun, and note what came of it. After a crash it is asked for again, by the same key."""
         found: dict[str, tuple[str, str]] = {}
-        asked = 0
         for fingerprint, episode in group.episodes.items():
             if not episode.pending:
                 continue
-            if asked >= MOST_ASKED:
-                found[fingerprint] = (f"{MOST_ASKED} alerts of this group have asked for something at once, and more than that is for a person", "")
-                continue
-            found[fingerprint] = self._ask_for(group, fingerprint, episode)
-            asked += bool(found[fingerprint][1])
+            try:
+                found[fingerprint] = self._ask_for(group, fingerprint, episode)
+            except NOT_UNDERSTOOD as error:
+                self.metrics.alert("refused")
+                log.warning("an alert asked for something that is refused", alert=episode.alert.name, error=str(error))
+                found[fingerprint] = (f"refused: {error}", "")
         self._change(group.key, lambda now: _with_results(now, found))
 
     def _ask_for(self, group: Group, fingerprint: str, episode: Episode) -> tuple[str, str]:
@@ -169,22 +174,27 @@ class Alerting:
                 f"not again so soon: rule {rule.name} asked for the same {(time.time() - last) / 60:.0f} min ago (throttle {rule.throttle_minutes:g} min)",
                 "",
             )
-        try:
-            operation = self.intake.runs.catalog.find(*rule.operation.split(".", 1))
-            run, new = self.intake.submit_values(
-                Caller(f"alert:{group.receiver}"), operation, found.arguments, key=key, why=f"{episode.alert.name}: {_summary(episode.alert)}",
-                origin={"door": DOOR, "group": group.key}, own_rule=_approval(rule),
-            )  # fmt: skip
-        except LeptonError as error:
-            self.metrics.alert("refused")
-            log.warning("an alert asked for something that is refused", alert=episode.alert.name, rule=rule.name, error=str(error))
-            return f"refused: {error}", ""
+        if self._storm():
+            self.metrics.alert("for a person")
+            return f"{MOST_ASKED} alerts have asked for something within {STORM_SECONDS / 60:.0f} min, and more than that is for a person", ""
+        operation = self.intake.runs.catalog.find(*rule.operation.split("."))
+        run, new = self.intake.submit_values(
+            Caller(f"alert:{group.receiver}"), operation, found.arguments, key=key, why=f"{episode.alert.name}: {_summary(episode.alert)}",
+            origin={"door": DOOR, "group": group.key}, own_rule=_approval(rule),
+        )  # fmt: skip
         inbox.set_action(store, rule.name, digest, time.time())
         self.metrics.alert("asked")
         if new:
+            self._asked.append(time.monotonic())
             log.info("an alert asked for something", alert=episode.alert.name, rule=rule.name, run=run.id)
             self.start(run.id)
         return f"rule {rule.name}", run.id
+
+    def _storm(self) -> bool:
+        """Return whether so much has been asked for lately that a person should look first."""
+        while self._asked and time.monotonic() - self._asked[0] > STORM_SECONDS:
+            self._asked.popleft()
+        return len(self._asked) >= MOST_ASKED
 
     def run_changed(self, run: Run, _progress: Progress) -> None:
         """Have the group shown again whose alert caused a run that has ended: a listener of runs."""
@@ -211,16 +221,12 @@ class Alerting:
             endsAt=None if silent else datetime.datetime.fromtimestamp(now, datetime.UTC),
         )  # fmt: skip
         notification = Notification(receiver=OWN, alerts=[alert], groupKey="AlertmanagerSilent")
-        known = inbox.group(self.intake.runs.store, key_of(notification))
-        if silent or (known is not None and Group.model_validate(known).firing):
-            self._merge(notification, now)
-
-    def _merge(self, notification: Notification, now: float) -> None:
-        def change(document: dict[str, Any] | None) -> dict[str, Any]:
-            before = None if document is None else Group.model_validate(document)
-            return merged(before, notification, OWN, now)[0].model_dump(mode="json")
-
-        inbox.change(self.intake.runs.store, key_of(notification), change)
+        key = key_of(notification)
+        known = inbox.group(self.intake.runs.store, key)
+        since = next((episode.starts for episode in Group.model_validate(known).firing), 0.0) if known is not None else 0.0
+        # Only a word from Alertmanager ends it; that this bot has just begun to listen does not.
+        if (silent and not since) or (since and last > since):
+            inbox.change(self.intake.runs.store, key, _merging(notification, OWN, now, []))
 
     # -- people --------------------------------------------------------------------------------------------------
 
@@ -260,6 +266,7 @@ class Alerting:
         targets = sorted({f"{name}/{group.labels[name]}" for name in ("service", "node", "host") if group.labels.get(name)})
         verdict = decide(self.intake.runs.settings.access, caller, ANSWER, targets, by_wildcard=True, reads=False)
         if not verdict.allowed:
+            self.intake.runs.store.record("", caller.principal, "refused", {"operation": ANSWER, "rule": verdict.rule, "targets": targets})
             raise RefusedError(caller, "answer this alert", verdict.rule)
 
     def _group(self, key: str) -> Group:
@@ -276,6 +283,17 @@ class Alerting:
 
         inbox.change(self.intake.runs.store, key, change)
         self.changed()
+
+
+def _merging(notification: Notification, sender: str, now: float, began: list[int]) -> Callable[[dict[str, Any] | None], dict[str, Any]]:
+    """Return what makes a group's document the one after a notification, and puts into `began` how many alerts have begun to fire."""
+
+    def change(document: dict[str, Any] | None) -> dict[str, Any]:
+        group, count = merged(None if document is None else Group.model_validate(document), notification, sender, now)
+        began[:] = [count]
+        return group.model_dump(mode="json")
+
+    return change
 
 
 def _with_results(group: Group, found: Mapping[str, tuple[str, str]]) -> Group:

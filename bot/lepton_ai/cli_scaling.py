@@ -153,7 +153,7 @@ def undo(service: Annotated[str, typer.Argument(help="The service.")], site: Sit
 
 
 def _set(settings: Settings, service: str, replicas: int, until: float, because: str) -> None:
-    policies.policy_of(settings, service)  # without one nobody would hold it
+    policies.must_be_pinnable(policies.policy_of(settings, service)[1], replicas)
     client = connected(settings.socket)
     if client is not None:
         client.pin(service, replicas, until, because)

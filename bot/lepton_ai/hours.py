@@ -8,6 +8,7 @@ from typing import Literal
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+UNITS = {"m": 60, "h": 3600, "d": 86400}
 SPAN = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"  # such as 18:00-08:00
 
 

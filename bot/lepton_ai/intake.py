@@ -87,6 +87,14 @@ class Intake:
         rule = self._rule(operation, arguments) or (self._rule(operation, arguments, at=due) if due else None)
         return verdict, rule, self.runs.frozen(operation, arguments)
 
+    def must_be_allowed(self, caller: Caller, name: str, values: Mapping[str, Any]) -> None:
+        """Raise RefusedError, which is written down too, when this caller may not do this operation with these values."""
+        operation = self.runs.catalog.operations[name]
+        arguments = typed_arguments(operation, dict(values))
+        verdict = self.verdict(caller, operation, operation.targets(arguments), arguments)
+        if not verdict.allowed:
+            self._refuse(caller, Command(operation, arguments), verdict.rule, None)
+
     def submit(
         self,
         caller: Caller,
@@ -120,7 +128,8 @@ class Intake:
             self._refuse(caller, command, str(frozen), origin)
         where = {**(origin or {}), **({"groups": list(caller.groups)} if due else {})}
         if not check and (rule is not None or confirm):
-            where = {**(where if rule is None else self._asked_where(where)), "approval": self._approval(caller, operation, rule, confirm=confirm)}
+            approval = {**self._approval(caller, operation, rule, confirm=confirm), **({} if own_rule is None else {"own": _asked_of(own_rule)})}
+            where = {**(where if rule is None else self._asked_where(where)), "approval": approval}
             check = True
         request = Request(operation.name, command.arguments, caller.principal, key=key, check=check, why=why, origin=where, hosts=hosts, canary=canary)
         return self.runs.submit(request)
@@ -199,7 +208,7 @@ class Intake:
             if (rule.name, rule.count) != (approval["rule"], approval["count"]):
                 self.runs.store.set_approval(plan.id, {**approval, **_asked_of(rule)})
         elif self._rule_on_hosts(approval["rule"]):
-            fallen = _own(plan.principal) if approval["confirm"] else {"count": 0, "approvers": []}
+            fallen = approval.get("own") or (_own(plan.principal) if approval["confirm"] else {"count": 0, "approvers": []})
             self.runs.store.set_approval(plan.id, {**approval, **fallen})
 
     def tend(self) -> list[Run]:
@@ -310,7 +319,7 @@ class Intake:
         public = str(origin.get("channel", "")).startswith(("C", "G"))  # direct messages are seen by nobody who could approve
         if public or not channel:
             return origin
-        kept: dict[str, Any] = {name: origin[name] for name in ("due", "groups") if name in origin}
+        kept: dict[str, Any] = {name: origin[name] for name in ("due", "groups", "group") if name in origin}
         return {"door": "slack", "team": origin.get("team", ""), "channel": channel, "asked_in": {"channel": origin.get("channel")}, **kept}
 
     # -- freezes -------------------------------------------------------------------------------------------------
@@ -348,11 +357,7 @@ class Intake:
         return self.runs.store.unpin(service, caller.principal)
 
     def _may_pin(self, caller: Caller, service: str, replicas: int) -> None:
-        operation = self.runs.catalog.operations[SCALE]
-        arguments = typed_arguments(operation, {"service": service, "replicas": str(replicas)})
-        verdict = self.verdict(caller, operation, operation.targets(arguments), arguments)
-        if not verdict.allowed:
-            self._refuse(caller, Command(operation, arguments), verdict.rule, None)
+        self.must_be_allowed(caller, SCALE, {"service": service, "replicas": str(replicas)})
 
     # -- locks ---------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class Metrics:
         self._replicas = Gauge("lepton_scaling_replicas", "How many replicas were wanted at the last decision", ["service"], registry=registry)
         self._blind = Gauge("lepton_scaling_blind", "Whether a signal was missing at the last decision", ["service"], registry=registry)
         self._alerts = Counter("lepton_alerts", "Alerts received, by what came of them", ["result"], registry=registry)
-        self.alerts_waiting = Gauge("lepton_alerts_waiting", "Whether notifications are taken and not worked off", registry=registry)
+        self.alerts_waiting = Gauge("lepton_alerts_waiting", "Notifications that are taken and not worked off", registry=registry)
         self.alerts_heard = Gauge("lepton_alerts_last_watchdog_timestamp_seconds", "When the alert was heard that always fires", registry=registry)
 
     def run_changed(self, run: Run, _progress: Progress) -> None:
@@ -41,8 +41,8 @@ class Metrics:
     def scaled_no_more(self, service: str) -> None:
         """Forget a service without a policy in force, so that nobody misses its decisions."""
         for gauge in (self._decided, self._replicas, self._blind):
-            gauge.remove(service)
+            gauge.remove(service)  # nothing, where there is none
 
-    def alert(self, result: str) -> None:
-        """Count an alert."""
-        self._alerts.labels(result).inc()
+    def alert(self, result: str, count: int = 1) -> None:
+        """Count alerts."""
+        self._alerts.labels(result).inc(count)

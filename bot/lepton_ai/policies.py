@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.hours import UNITS
 from lepton_ai.runs.store import Store
 from lepton_ai.scaler import quantile
 from lepton_ai.scaling.decision import as_decision, explain
 from lepton_ai.scaling.policy import Policy, load_policy
 from lepton_ai.settings import Settings
 
-UNITS = {"m": 60, "h": 3600, "d": 86400}
 UNDO_SECONDS = 3600.0  # for which what was undone is not done again
 DONE = ("grow", "cut", "ask")
 
@@ -34,6 +34,14 @@ def policy_of(settings: Settings, service: str) -> tuple[Path, Policy]:
         names = ", ".join(policy.service for _path, policy in found) or "none"
         raise LeptonError(f"{ascii(service[:40])[1:-1]} has no policy: there are {names}" + "".join(f"; {each}" for each in wrong))
     return mine
+
+
+def must_be_pinnable(policy: Policy, replicas: int) -> None:
+    """Refuse what could not be held: outside the policy's bounds, or while it does nothing."""
+    if policy.mode != "live":
+        raise LeptonError(f"the policy of {policy.service} is in mode {policy.mode}, so it would not hold anything: scale it by hand")
+    if not policy.min_replicas <= replicas <= policy.max_replicas:
+        raise LeptonError(f"{policy.service} has {policy.min_replicas} to {policy.max_replicas} replicas by its policy, and {replicas} are none of these")
 
 
 def said(settings: Settings, record: Mapping[str, Any]) -> str:
@@ -85,7 +93,7 @@ def moment(settings: Settings, at: str) -> float:
         found = datetime.datetime.fromisoformat(at) if "-" in at else datetime.datetime.combine(now.date(), datetime.time.fromisoformat(at.zfill(5)))
     except ValueError as error:
         raise LeptonError(f"{ascii(at[:40])[1:-1]} is no moment: expected 08:30 or a date such as 2026-11-27T08:30") from error
-    return found.replace(tzinfo=now.tzinfo).timestamp()
+    return (found if found.tzinfo is not None else found.replace(tzinfo=now.tzinfo)).timestamp()
 
 
 def seconds(text: str) -> float:

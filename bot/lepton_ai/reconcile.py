@@ -52,7 +52,7 @@ class Reconciler:
     intake: Intake
     start: Callable[[str], None]  # what begins a run that was written
     seconds: float
-    latest: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what the load balancers told last
+    latest: Mapping[str, Mapping[str, Any]] | None = None  # what the load balancers told last, None before that
     _before: dict[str, str] = field(default_factory=dict)
     _tries: dict[str, int] = field(default_factory=dict)  # in vain, one after the other
     _rests: dict[str, int] = field(default_factory=dict)  # looks until the next try
@@ -73,7 +73,7 @@ class Reconciler:
         if HERE in told.failures:
             log.warning("services could not be looked at", why=told.failures[HERE])
             return NO_HOST not in told.failures[HERE]
-        self.latest = told.answers
+        self.latest = told.answers or self.latest
         held = {lock for lock, _owner in leases.locks(self.intake.runs.store)}
         found = amiss(told.answers)
         now = {name: reason for name, reason in found.items() if f"service/{name}" not in held}

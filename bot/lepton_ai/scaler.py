@@ -24,21 +24,21 @@ from lepton_ai.intake import SCALE, Intake
 from lepton_ai.metrics import Metrics
 from lepton_ai.observing import Stands, errors_of, room_of_hosts, sample_of, stands
 from lepton_ai.runs import leases
-from lepton_ai.runs.model import HERE, State
+from lepton_ai.runs.model import HERE, Run, State
 from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Situation, decide, explain, load_of
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
-from lepton_ai.scaling.policy import Policy, Signal, differences, load_policy
+from lepton_ai.scaling.policy import FIRST_LEAD, Policy, Signal, differences, load_policy
 from lepton_ai.scaling.series import Reading, from_prometheus, now_from_prometheus
 
 log = structlog.get_logger()
 LOOK = "service.list"
 WRITER = "scaling"  # the lock of whoever decides; another bot on the same database stands by
 KEEP_SECONDS = 14 * 86400.0  # of records
-FIRST_LEAD = 60.0  # seconds, until it was measured
 MEASURED = 20  # starts that the lead is taken from
 LEAD_QUANTILE = 0.95
 MINUTES_AGO = 20  # ticks: what load is compared with to tell an outage
 LOOKED_BACK = 300  # records that actions are read from when a bot starts
+MOST_PATIENT = 32  # ticks between two tries of what fails
 ASK_SECONDS = 1800.0  # within which people are asked for the same only once
 Now = Callable[[str], Reading]
 Past = Callable[[str, float, float], list[float | None]]
@@ -56,6 +56,8 @@ class _Watched:
     asked: int | None = None  # how many replicas were wanted last
     under_way: tuple[str, dict[str, Any]] | None = None  # our run that has not ended, and the record of its decision
     leads: list[float] = field(default_factory=list)
+    failures: int = 0  # one after the other
+    not_before: float = 0.0  # nothing is asked for, after what failed
     hours: tuple[int, float] = (0, 0.0)  # day, and replica hours of it
 
     def lead(self) -> float:
@@ -63,6 +65,11 @@ class _Watched:
         if self.policy.lead_seconds != "auto":
             return self.policy.lead_seconds
         return quantile(self.leads) if self.leads else FIRST_LEAD
+
+    def in_vain(self, when: float) -> None:
+        """Wait longer and longer after what failed or was refused."""
+        self.failures += 1
+        self.not_before = when + TICK_SECONDS * min(2**self.failures, MOST_PATIENT)
 
 
 def quantile(seconds: list[float]) -> float:
@@ -106,14 +113,24 @@ class Scaler:
         """Decide once for every policy that is not paused, and return what was decided."""
         self._read(when)
         watched = [each for each in self._watched.values() if each.policy.mode != "paused"]
-        if not watched or not self._writes():
+        if not watched:
+            return []
+        if not self._writes():
+            self._stand_by()
             return []
         told = self.intake.runs.look(LOOK)
         if HERE in told.failures:
             log.warning("nothing is scaled, since the load balancers could not be asked", why=told.failures[HERE])
-            return []
         held = {lock for lock, _owner in leases.locks(self.intake.runs.store)}
-        return [decision for each in watched if (decision := self._decide(each, when, told.answers, held)) is not None]
+        found = []
+        for each in watched:
+            try:
+                decision = self._decide(each, when, told.answers, held)
+            except Exception:  # of one service; others must not wait for it
+                log.exception("a service could not be scaled", service=each.policy.service)
+            else:
+                found += [] if decision is None else [decision]
+        return found
 
     def _writes(self) -> bool:
         """Return whether it is this bot that decides: one at a time does, and another goes on when that one's lease has ended."""
@@ -125,6 +142,12 @@ class Scaler:
             return True
         leases.leave_queue(store, self._holder.owner)
         return False
+
+    def _stand_by(self) -> None:
+        """Forget what was learned: whoever takes over later begins with what is known then."""
+        for each in self._watched.values():
+            self.metrics.scaled_no_more(each.policy.service)
+        self._watched.clear()
 
     def _read(self, when: float) -> None:
         """Take in policies that are new or have changed, and drop those that are gone; one that cannot be read leaves the old one in force."""
@@ -143,6 +166,9 @@ class Scaler:
                     other = next((each for at, each in self._watched.items() if at != path and each.policy.service == policy.service), None)
                     if other is not None:
                         raise LeptonError(f"{path}: {policy.service} has a policy already, and one service has one")
+                    if before is not None and before.policy.service != policy.service:
+                        self.metrics.scaled_no_more(before.policy.service)
+                        before = None
                     self._watched[path] = self._begin(policy, text, when, before)
                     changes = [] if before is None else differences(before.policy, policy)
                     log.info("a policy is in force", service=policy.service, mode=policy.mode, policy=str(path), changes=changes)
@@ -156,10 +182,12 @@ class Scaler:
 
     def _begin(self, policy: Policy, text: str, when: float, before: _Watched | None) -> _Watched:
         """Return a service to watch, that has learned from what Prometheus knows and from the records of earlier bots."""
-        records = list(reversed(self.intake.runs.store.scaling_records(policy.service, until=when, limit=LOOKED_BACK)))
+        store = self.intake.runs.store
+        records = list(reversed(store.scaling_records(policy.service, until=when, limit=LOOKED_BACK)))
+        grown = list(reversed(store.scaling_records(policy.service, until=when, limit=MEASURED, outcomes=("grow",))))
         watched = _Watched(policy, text, {})
         watched.actions = [Action(late["when"], early["asked"], late["asked"]) for early, late in pairwise(records) if early["asked"] != late["asked"]]
-        watched.leads = [record["stages"]["serving"] for record in records if record.get("stages") and record["outcome"] == "grow"][-MEASURED:]
+        watched.leads = [record["stages"]["serving"] for record in grown if record.get("stages")]
         if records:
             watched.asked = records[-1]["asked"]
         if before is not None:
@@ -182,9 +210,12 @@ class Scaler:
     def _decide(self, watched: _Watched, when: float, answers: Mapping[str, Mapping[str, Any]], held: set[str]) -> Decision | None:
         policy, service = watched.policy, watched.policy.service
         now = stands(service, answers)
-        if now is None:
+        if now is None:  # of nobody's making, or nobody could be asked
+            for history in watched.histories.values():
+                history.add(None)
+            self.metrics.scaled_no_more(service)
             return None
-        self._follow(watched)
+        self._follow(watched, when)
         if watched.under_way is None and watched.asked not in (None, now.asked):  # by somebody else, or ours that failed
             watched.actions = [*watched.actions, Action(when, int(watched.asked or 0), now.asked, "somebody")][-RECENT:]
         asked = now.asked if watched.under_way is None else int(watched.asked or now.asked)
@@ -200,9 +231,10 @@ class Scaler:
         )  # fmt: skip
         decision = self._decided(policy, situation, now)
         record = {**decision.record(), "mode": policy.mode, "acted": False, "run": ""}
-        if policy.mode == "live" and decision.final != decision.asked:
-            record["run"] = self._act(watched, decision)
-            record["acted"] = bool(record["run"]) and decision.outcome != "ask"
+        if policy.mode == "live" and decision.final != decision.asked and when >= watched.not_before:
+            run = self._act(watched, decision)
+            if run is not None:  # a plan waits for somebody's word, by the policy's limits or by the site's rules
+                record["run"], record["acted"] = run.id, not run.check
         if record["acted"]:
             watched.actions = [*watched.actions, Action(when, asked, decision.final)][-RECENT:]
             watched.asked, watched.under_way = decision.final, (record["run"], record)
@@ -223,7 +255,8 @@ class Scaler:
     def _sample(self, watched: _Watched, signal: Signal, ready: int) -> Sample:
         sample = sample_of(signal, self.now(signal.promql), ready)
         if signal.name in watched.histories:
-            usable = sample.value is not None and sample.age <= signal.max_age_seconds and sample.coverage >= signal.min_coverage
+            good = sample.value is not None and math.isfinite(sample.value) and sample.value >= 0
+            usable = good and sample.age <= signal.max_age_seconds and sample.coverage >= signal.min_coverage
             doubt = watched.histories[signal.name].add(load_of(signal, sample.value or 0.0, ready) if usable else None)
             if doubt and usable:
                 return sample._replace(value=None, trouble=doubt)
@@ -239,27 +272,28 @@ class Scaler:
 
     # -- acting --------------------------------------------------------------------------------------------------
 
-    def _act(self, watched: _Watched, decision: Decision) -> str:
-        """Ask for the number that was decided on, or ask people about it, and return the run; "" where that could not be."""
+    def _act(self, watched: _Watched, decision: Decision) -> Run | None:
+        """Ask for the number that was decided on, or ask people about it, and return the run; None where that could not be."""
         policy, operation = watched.policy, self.intake.runs.catalog.operations[SCALE]
         caller, values = Caller(f"policy:{policy.service}"), {"service": policy.service, "replicas": str(decision.final)}
+        if watched.under_way is not None or any(plan.principal == caller.principal for plan in self.intake.runs.store.open_plans()):
+            return None  # one after the other; or somebody has been asked, and has not answered
         key, rule = f"{caller.principal}:{int(decision.when // TICK_SECONDS)}", None
         if decision.outcome == "ask":
-            if any(plan.principal == caller.principal for plan in self.intake.runs.store.open_plans()):
-                return ""  # somebody has been asked, and has not answered
             key = f"{caller.principal}:ask:{decision.asked}:{decision.final}:{int(decision.when // ASK_SECONDS)}"
             rule = ApprovalRule(name=f"policy {policy.service}", approvers=policy.approval.approvers, expires_minutes=int(ASK_SECONDS / 60))
         try:
             run, new = self.intake.submit_values(caller, operation, values, key=key, why=explain(decision), own_rule=rule)
         except LeptonError as error:
             log.warning("a service was to be scaled and was not", service=policy.service, decision=explain(decision), error=str(error))
-            return ""
-        log.info("a service is scaled" if rule is None else "people are asked whether to scale", decision=explain(decision), run=run.id)
+            watched.in_vain(decision.when)
+            return None
+        log.info("a service is scaled" if not run.check else "people are asked whether to scale", decision=explain(decision), run=run.id)
         if new:
             self.start(run.id)
-        return run.id
+        return run
 
-    def _follow(self, watched: _Watched) -> None:
+    def _follow(self, watched: _Watched, when: float) -> None:
         """Take note of our run that has ended, of how long its stages took, and so of how long replicas take to serve."""
         if watched.under_way is None:
             return
@@ -272,7 +306,11 @@ class Scaler:
         if not run.state.final:
             return
         watched.under_way = None
-        if run.state is State.SUCCEEDED and run.started is not None and run.finished is not None:
+        if run.state is not State.SUCCEEDED:
+            watched.in_vain(when)
+            return
+        watched.failures = 0
+        if run.started is not None and run.finished is not None:
             # A run ends when HAProxy itself has found the new replicas up.
             stages = {"begun": run.started - record["when"], "serving": run.finished - record["when"]}
             self.intake.runs.store.keep_decision({**record, "stages": stages}, KEEP_SECONDS)

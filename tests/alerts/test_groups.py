@@ -55,6 +55,29 @@ def test_what_is_over_begins_anew_only_after_its_end() -> None:
     assert group.episodes["a"].pending
 
 
+def test_an_end_that_was_never_said_does_not_hide_the_next_beginning() -> None:
+    group, began = after(said(alert(starts=0)), said(alert(starts=1)), said(alert(starts=30)))
+    assert began == [1, 0, 1]  # two Prometheus' may differ on when it began, but not by half an hour
+    assert group.episodes["a"].pending
+
+
+def test_what_one_prometheus_says_is_over_and_the_other_goes_on_saying_fires() -> None:
+    group, _ = after(said(alert(starts=0)), said(alert(starts=0, ends=5)))
+    ended = group.episodes["a"].ends
+    late, _ = merged(group, said(alert(starts=0)), "alertmanager", ended + 60)
+    assert late.firing == []
+    again, began = merged(group, said(alert(starts=0)), "alertmanager", ended + 600)
+    assert ([episode.pending for episode in again.firing], began, again.life) == ([False], 0, 2)
+
+
+def test_room_is_made_by_what_is_over() -> None:
+    first = said(*(alert(str(number)) for number in range(MOST_ALERTS)))
+    ends = said(*(alert(str(number), ends=5) for number in range(1, MOST_ALERTS)))
+    group, began = after(first, ends, said(alert("new", starts=6)))
+    assert began == [MOST_ALERTS, 0, 1]
+    assert {"0", "new"} <= {name for name, episode in group.episodes.items() if episode.status == "firing"}
+
+
 def test_an_end_that_is_older_than_what_fires_says_nothing() -> None:
     group, _began = after(said(alert(starts=0)), said(alert(starts=0, ends=5)), said(alert(starts=6)), said(alert(starts=0, ends=5)))
     assert group.episodes["a"].status == "firing"

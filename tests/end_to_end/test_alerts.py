@@ -93,7 +93,7 @@ def monitor(workspace_stand: Stand, tmp_path_factory: pytest.TempPathFactory) ->
         wanted["alerts"] = [{"name": "probe", "matchers": ["alertname=ProbeHigh"], "operation": "probe.echo", "arguments": {"word": {"label": "node"}}}]
         policies = workspace_stand.site / "policies"
         policies.mkdir()
-        (policies / "chat.yml").write_text(re.sub("promql: .*", "promql: sum(requests)", POLICY) + "mode: paused\n")
+        (policies / "chat.yml").write_text(re.sub("promql: .*", "promql: sum(requests)", POLICY) + "mode: live\n")
         bot.stop()
         settings.write_text(yaml.safe_dump(wanted))
         bot.environment["LEPTON_ALERT_TOKEN"] = TOKEN
@@ -167,6 +167,6 @@ def test_a_policy_is_tried_on_the_past_from_slack(workspace_stand: Stand, monito
     ada.say("/lepton scaling pin chat 3 2h because of a launch")
     assert "chat is pinned to 3" in text_of(ada.wait(lambda text: "pinned" in text))
     mallory.say("/lepton scaling unpin chat")
-    assert mallory.wait(lambda text: "may not see service chat" in text)
+    assert mallory.wait(lambda text: "may not service.show service/chat" in text)
     ada.say("/lepton scaling unpin chat")
     assert ada.wait(lambda text: "its policy's again" in text)

@@ -92,7 +92,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "lepton_metrics": {"address": "127.0.0.1"},
         "lepton_host": {"uri": "test:///default"}, "exporters_manage_service": False, "exporters_node_port": ports["node"],
         "exporters_libvirt_port": ports["libvirt"], "load_balancer_manage_service": False, "load_balancer_maxconn": 2000,
-        "load_balancer_metrics_address": f"127.0.0.1:{ports['haproxy']}", "monitoring_manage_service": False, "monitoring_alert_token": TOKEN,
+        "load_balancer_metrics_address": f"127.0.0.1:{ports['haproxy']}", "monitoring_manage_service": False, 
+        "monitoring_alert_token": TOKEN, "monitoring_grafana_password": TOKEN,
         "monitoring_ports": {name: ports[name] for name in names[:5]}, "monitoring_prometheus_port": ports["prometheus"],
         "monitoring_alertmanager_port": ports["alertmanager"], "monitoring_cluster_port": ports["cluster"],
         "monitoring_lepton_address": f"127.0.0.1:{ports['lepton']}",
@@ -173,6 +174,13 @@ def test_only_those_who_must_can_read_the_token(stack: Stack) -> None:
     assert TOKEN not in stack.file("/etc/prometheus/alertmanager.yml").read_text()
 
 
+def test_grafana_listens_where_the_others_do_and_not_with_the_password_that_everybody_knows(stack: Stack) -> None:
+    environment = stack.file("/etc/grafana/lepton.env")
+    assert environment.read_text() == f"GF_SERVER_HTTP_ADDR=127.0.0.1\nGF_SECURITY_ADMIN_PASSWORD={TOKEN}\n"
+    assert environment.stat().st_mode & 0o777 == 0o600
+    assert (stack.folder / "etc-systemd-system/grafana-server.service.d/lepton.conf").exists()
+
+
 def test_alerts_reach_alertmanager(stack: Stack) -> None:
     def watchdog() -> bool:
         return any(alert["labels"]["alertname"] == "Watchdog" for alert in httpx.get(f"{stack.alertmanager}/api/v2/alerts").json())
@@ -211,13 +219,22 @@ def test_every_question_of_a_dashboard_has_an_answer(stack: Stack, path: Path) -
 
 
 def test_a_host_that_could_not_be_asked_is_refused(tmp_path: Path) -> None:
-    variables = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "monitoring_alert_token": "t"}
+    variables: dict[str, Any] = {
+        "ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "monitoring_alert_token": "", "monitoring_grafana": False,
+    }  # fmt: skip
     hosts = {"all": {"hosts": {"here": variables, "far": {}}}, "hypervisors": {"hosts": {"far": {}}}, "monitors": {"hosts": {"here": {}}}}
     (tmp_path / "hosts.yml").write_text(json.dumps(hosts))
     (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "monitors", "gather_facts": False, "roles": ["lepton.cloud.monitoring"]}]))
-    done = inside(tmp_path, str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml"))
-    assert done.returncode != 0
-    assert "far cannot be asked by here: set lepton_metrics.address of each" in " ".join(done.stdout.split())
+
+    def refused() -> str:
+        done = inside(tmp_path, str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml"))
+        assert done.returncode != 0
+        return " ".join(done.stdout.split())
+
+    assert "monitoring_alert_token must be what the bot has" in refused()
+    variables["monitoring_alert_token"] = "t"
+    (tmp_path / "hosts.yml").write_text(json.dumps(hosts))
+    assert "far cannot be asked by here: set lepton_metrics.address of each" in refused()
     assert not list((tmp_path / "etc-prometheus").iterdir())
 
 

@@ -40,6 +40,7 @@ class Site:
         self.value: float | None = 5.0
         self.trouble = ""
         self.dead = 0
+        self.site_asks = False  # whether the site's own rules ask for approval
         self.lazy = False  # whether what is asked for takes its time
         self.errors = 0.0
         self.past: list[float | None] = []
@@ -67,6 +68,8 @@ class Site:
 
     def look(self, name: str) -> Result:
         self.looked.append(name)
+        if self.failures:
+            return Result(failures=self.failures)
         if name != LOOK:
             return Result(answers=self.room)
         up = ["UP"] * self.ready + ["DOWN"] * self.dead
@@ -83,10 +86,10 @@ class Site:
         self.asked.append((caller.principal, values, key, why))
         if own_rule is not None:
             self.plans.append({"approvers": own_rule.approvers, "values": values})
-            return SimpleNamespace(id=f"plan-{len(self.asked)}"), new
+            return SimpleNamespace(id=f"plan-{len(self.asked)}", check=True), new
         if not self.lazy:
             self.replicas = self.ready = int(values["replicas"])
-        return SimpleNamespace(id=f"run-{len(self.asked)}"), new
+        return SimpleNamespace(id=f"run-{len(self.asked)}", check=self.site_asks), new
 
     def policy(self, text: str) -> None:
         (self.folder / "chat.yml").write_text(text)
@@ -262,6 +265,10 @@ def test_a_freeze_pauses_and_a_pin_holds_whatever_the_policy_wants(live: Site, s
     decision = live.tick()
     assert decision is not None
     assert decision.reason == "paused: service/chat is frozen by slack:T/U: a demo"
+    store.pin("chat", 9, live.when + 10, "slack:T/U", "never mind")
+    frozen = live.tick()
+    assert frozen is not None
+    assert "frozen" in frozen.reason  # a freeze is stronger
     live.frozen = None
     store.pin("chat", 6, live.when + 40, "slack:T/U", "a launch")
     decision = live.tick()
@@ -331,6 +338,56 @@ def test_a_run_under_way_is_not_asked_for_again(live: Site, store: Store) -> Non
     assert watched.leads == [record["stages"]["serving"]]
 
 
+def test_a_sample_that_is_no_number_is_not_learned_from(live: Site) -> None:
+    for _number in range(30):
+        live.tick()
+    live.value = float("nan")
+    decision = live.tick()
+    assert decision is not None
+    assert (decision.outcome, decision.inputs["requests"]["missing"]) == ("hold", "its value is nan")
+    live.value = 5
+    after = live.tick()
+    assert after is not None
+    assert after.inputs["requests"]["level"] == pytest.approx(5)
+
+
+def test_one_service_that_cannot_be_decided_on_keeps_no_other_waiting(live: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    (live.folder / "aaa.yml").write_text(ON.replace("service: chat", "service: aaa"))
+    decided = Scaler._decide
+
+    def fails(scaler: Scaler, watched: Any, *others: Any) -> Any:
+        if watched.policy.service == "aaa":
+            raise ZeroDivisionError
+        return decided(scaler, watched, *others)
+
+    monkeypatch.setattr(Scaler, "_decide", fails)
+    assert live.tick() is not None
+
+
+def test_approval_by_the_sites_rules_is_waited_for_and_not_taken_for_a_start(live: Site, store: Store) -> None:
+    live.site_asks, live.lazy, live.value = True, True, 30
+    decision = live.tick()
+    assert decision is not None
+    assert decision.outcome == "grow"
+    (record,) = store.scaling_records("chat", until=live.when, limit=1)
+    assert (record["acted"], record["run"]) == (False, "run-1")
+    live.scaler.intake.runs.store.open_plans = lambda: [SimpleNamespace(principal="policy:chat")]  # type: ignore[method-assign]
+    live.tick()
+    assert len(live.asked) == 1
+    (watched,) = live.scaler._watched.values()
+    assert (watched.under_way, watched.leads) == (None, [])
+
+
+def test_what_is_refused_is_tried_less_and_less_often(store: Store, tmp_path: Path) -> None:
+    site = Site(store, tmp_path, refuses=True)
+    site.policy(ON)
+    site.value = 30
+    for _number in range(40):
+        site.tick()
+    (watched,) = site.scaler._watched.values()
+    assert 3 <= watched.failures <= 6
+
+
 def test_one_bot_decides_at_a_time_and_another_goes_on(live: Site, store: Store, tmp_path: Path) -> None:
     other = Site(store, tmp_path)
     assert live.tick() is not None
@@ -339,6 +396,7 @@ def test_one_bot_decides_at_a_time_and_another_goes_on(live: Site, store: Store,
     leases.release(store, live.scaler._holder.owner)
     assert other.tick() is not None
     assert live.tick() is None
+    assert live.scaler._watched == {}  # it learns anew when it takes over
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_foreign_text_is_data_and_fits(foreign: str) -> None:
         ("up%20%3D%3D%200", ("up", 0.0)),
         ("a%20%3E%20b", ("a > b", None)),
         ("a%20%3E%201%20and%20b%20%3C%202", ("a > 1 and b < 2", None)),
+        ("a%20%3E%201.2.3", ("a > 1.2.3", None)),
         ("", ("", None)),
     ],
 )
@@ -98,6 +99,7 @@ def test_a_plot_is_a_picture_with_words() -> None:
     assert found[0].startswith(b"\x89PNG")
     assert found[1] == "x: from 1 to 3 within the last hour, at most 3, with a limit of 2"
     assert metric_plot("x", [], None) is None
+    assert metric_plot('a{b=~"c$|d$"}', [({"b": "$x$"}, [0.0], [1.0])], None) is not None
 
 
 class Client:

@@ -32,7 +32,7 @@ def say(site: Settings, make_runs: Callable[[], Runs]) -> Callable[..., str]:
     runs = make_runs()
     runs.settings = site.model_copy(update={"access": Rules.model_validate(ACCESS)})
     (site.site / "policies").mkdir()
-    (site.site / "policies/chat.yml").write_text(POLICY)
+    (site.site / "policies/chat.yml").write_text(POLICY + "mode: live\n")
     grown = decided(load=35, peak=60)
     for seconds, acted in ((120, True), (60, False)):
         runs.store.keep_decision({**grown.record(), "when": time.time() - seconds, "mode": "live", "acted": acted, "run": ""}, 3600)
@@ -52,7 +52,7 @@ def test_whoever_may_see_a_service_hears_why_it_is_as_it_is(say: Callable[..., s
     assert "(not done)" in say(VIEWER, "why chat")
     assert "nothing was decided of chat until then" in _refusal(say, VIEWER, "why chat at 2020-01-01T00:00")
     assert len(say(VIEWER, "scaling history chat").splitlines()) == 2
-    assert "may not see service chat" in _refusal(say, STRANGER, "why chat")
+    assert "may not service.show service/chat" in _refusal(say, STRANGER, "why chat")
 
 
 def test_whoever_may_scale_it_may_pin_it_to_as_many(say: Callable[..., str]) -> None:
@@ -73,6 +73,7 @@ def test_whoever_may_scale_it_may_pin_it_to_as_many(say: Callable[..., str]) -> 
         ("scaling pin chat", "say how many replicas, and until when"),
         ("scaling pin chat many 2h", "say how many replicas, and until when"),
         ("scaling pin chat 3 soon", "say how many replicas, and until when"),
+        ("scaling pin chat 9 2h", "chat has 1 to 8 replicas by its policy, and 9 are none of these"),
         ("scaling pin other 3 2h", "other has no policy: there are chat"),
         ("scaling backtest chat 7x", "is not a length of time"),
         ("scaling backtest chat 7d", "nobody knows which Prometheus to ask"),

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from lepton_ai.web.targets import targets
+import httpx
+from starlette.applications import Starlette
+
+from lepton_ai.web.targets import target_routes, targets
 
 
 def server(name: str, port: int) -> dict[str, Any]:
@@ -21,3 +25,12 @@ def test_each_replica_once_however_many_load_balancers_have_it() -> None:
         {"targets": ["10.0.0.1:3"], "labels": {"service": "other", "replica": "other-1"}},
     ]
     assert targets({}) == []
+
+
+def test_while_nobody_knows_prometheus_keeps_what_it_has() -> None:
+    async def answer(told: Any) -> int:
+        transport = httpx.ASGITransport(app=Starlette(routes=target_routes(lambda: told)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://lepton") as client:
+            return (await client.get("/targets/replicas")).status_code
+
+    assert [asyncio.run(answer(told)) for told in (None, {})] == [503, 200]

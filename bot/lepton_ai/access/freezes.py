@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from lepton_ai.access.matching import matches
 from lepton_ai.errors import LeptonError
+from lepton_ai.hours import UNITS
 
 EVERYTHING = "*"
-_SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def freeze_on(freezes: Iterable[Freeze], targets: Sequence[str], now: float) -> 
 def read_until(word: str, now: datetime.datetime) -> datetime.datetime | None:
     """Return the end that a word says, in the zone of `now`: `30m`, `2h`, `1d`, `18:00` (the next one), `2026-12-24T08:00`; None for another word."""
     if found := re.fullmatch(r"(\d{1,4})([mhd])", word):
-        return now + datetime.timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+        return now + datetime.timedelta(seconds=int(found[1]) * UNITS[found[2]])
     if re.fullmatch(r"\d{1,2}:\d\d", word):
         try:
             end = datetime.datetime.combine(now.date(), datetime.time.fromisoformat(word.zfill(5)), now.tzinfo)

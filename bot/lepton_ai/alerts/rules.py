@@ -59,7 +59,7 @@ class AlertRule(BaseModel):
 
     name: str
     matchers: list[Annotated[str, AfterValidator(_readable)]] = Field(min_length=1)
-    operation: str
+    operation: str = Field(pattern=r"^[^.\s]+\.[^.\s]+$", description="Such as node.resize.")
     arguments: dict[str, FromLabel | FromAnnotation | str | int | float | bool | list[str]] = Field(default_factory=dict)
     throttle_minutes: float = Field(default=0, ge=0)
     hours: str | None = Field(default=None, pattern=SPAN)

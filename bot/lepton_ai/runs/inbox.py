@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from lepton_ai.alerts.groups import FIRING
 from lepton_ai.runs.store import Store
 from lepton_ai.runs.tables import ALERT_ACTIONS, ALERT_GROUPS, NOTIFICATIONS
 
 Document = dict[str, Any]
-FIRING = "firing"
 
 
 class Taken(NamedTuple):
@@ -85,6 +85,18 @@ def forget(store: Store, before: float) -> None:
     with store.transaction() as connection:
         connection.execute(ALERT_GROUPS.delete().where(~ALERT_GROUPS.c.firing, ALERT_GROUPS.c.changed < before))
         connection.execute(ALERT_ACTIONS.delete().where(ALERT_ACTIONS.c.at < before))
+
+
+def firing(store: Store) -> list[Document]:
+    """Return the groups of which something fires."""
+    with store.engine.connect() as connection:
+        return list(connection.execute(sa.select(ALERT_GROUPS.c.document).where(ALERT_GROUPS.c.firing)).scalars())
+
+
+def count(store: Store) -> int:
+    """Return how many notifications wait."""
+    with store.engine.connect() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(NOTIFICATIONS)).scalar_one())
 
 
 def pending(store: Store) -> list[Document]:

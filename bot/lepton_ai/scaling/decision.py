@@ -132,12 +132,12 @@ def decide(policy: Policy, situation: Situation) -> Decision:
             situation.ready - max(situation.per_host) if situation.per_host else None,
         )  # fmt: skip
 
+    if situation.paused:
+        return made("hold", f"paused: {situation.paused}", asked)
     if situation.pin is not None and situation.now < situation.pin.until:
         pin = situation.pin
         why = f"pinned to {pin.replicas} by {pin.by} until {_clock(pin.until, situation)}: {pin.why}"
         return made("hold" if pin.replicas == asked else "grow" if pin.replicas > asked else "cut", why, pin.replicas)
-    if situation.paused:
-        return made("hold", f"paused: {situation.paused}", asked)
 
     least = max(policy.min_replicas, floor.replicas if floor else 0)
     target = _spared(policy, situation, max(raised, least))

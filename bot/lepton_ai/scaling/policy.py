@@ -14,6 +14,8 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.hours import DAYS, Day
 from lepton_ai.yaml_lines import line_of
 
+FIRST_LEAD = 60.0  # seconds that a replica takes to serve, until that was measured
+
 
 def _clock(text: str) -> str:
     try:

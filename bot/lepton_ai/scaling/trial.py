@@ -14,12 +14,11 @@ from lepton_ai.scaling.backtest import Replay, Report, Step, bound, by_policy, b
 from lepton_ai.scaling.decision import Decision, explain
 from lepton_ai.scaling.outlook import TICK_SECONDS, Array
 from lepton_ai.scaling.peers import fixed, hpa, keda
-from lepton_ai.scaling.policy import Policy, Signal
+from lepton_ai.scaling.policy import FIRST_LEAD, Policy, Signal
 
 PEER_TARGET = 0.7
 LEAST_SECONDS = 86400.0  # of history that anything can be said of
 SHOWN = 3  # limits, and decisions of each kind
-FIRST_LEAD = 60.0  # seconds
 HEADINGS = ("", "too busy", "unserved", "hours", "cost", "changes/d", "reversals/d")
 
 

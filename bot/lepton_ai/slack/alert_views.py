@@ -18,9 +18,9 @@ from lepton_ai.slack.views import FALLBACK_LIMIT, Message, actions, button, cont
 ACKNOWLEDGE, SILENCE = "alert_acknowledge", "alert_silence"
 SILENCES = {"1 h": 3600, "8 h": 8 * 3600, "3 d": 3 * 86400}
 MOST_SHOWN = 10
-LINE = 600  # characters of one alert
+LINE, NAME = 600, 60  # characters of one alert, and of a receiver's name
 # A comparison at the end of an expression, which leaves a series only while it is true: prometheus.io/docs/prometheus/latest/querying/operators
-COMPARISON = re.compile(r"^(?P<expr>.+?)\s*(?:[<>]=?|[!=]=)\s*(?:bool\s+)?(?P<limit>-?[\d.]+(?:e[-+]?\d+)?)\s*$", re.IGNORECASE | re.DOTALL)
+COMPARISON = re.compile(r"^(?P<expr>.+?)\s*(?:[<>]=?|[!=]=)\s*(?:bool\s+)?(?P<limit>-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)\s*$", re.IGNORECASE | re.DOTALL)
 SET_OPERATOR = re.compile(r"\b(?:and|or|unless)\b", re.IGNORECASE)
 
 
@@ -36,12 +36,13 @@ def alert_message(group: Group, runs: Mapping[str, Run], *, label: str = "", sil
         else (":eyes:", "firing, and somebody sees to it") if group.acknowledged
         else (":fire:", "firing")
     )  # fmt: skip
+    receiver = shortened(group.receiver, NAME)
     about = escape(" ".join(f"{key}={value}" for key, value in sorted(group.labels.items()) if key != "alertname"))
     message.text = shortened(f"{name} {about}: {state}", FALLBACK_LIMIT)
     message.blocks.append(section(f"{icon} *{name}* {shortened(about, LINE)} · {state}"))
     lines = [(shortened(_line(episode), LINE), _line(episode)) for episode in sorted(group.episodes.values(), key=lambda each: (each.ends, -each.starts))]
     if lines:
-        message.lines(lines, "alerts.txt")
+        message.lines(lines, "")  # the whole of it is at Alertmanager
     if group.truncated:
         message.blocks.append(context(f":warning: {group.truncated} more alerts of this group were left out"))
     caused = list(dict.fromkeys(episode.run for episode in group.episodes.values() if episode.run in runs))
@@ -54,7 +55,7 @@ def alert_message(group: Group, runs: Mapping[str, Run], *, label: str = "", sil
             elements += [button(f"Silence {said}", f"{SILENCE}_{seconds}", group.key) for said, seconds in SILENCES.items()]
         message.blocks.append(actions([*elements, button("Run…", START, group.key)]))
     words = [f"*{escape(label)}*"] if label else []
-    words += [f"since {moment(group.opened)}", f"receiver {escape(group.receiver)}"]
+    words += [f"since {moment(group.opened)}", f"receiver {escape(receiver)}"]
     words += [f"seen to by {who(group.acknowledged)}"] if group.acknowledged else []
     if group.silence is not None and firing and group.silence.until > time.time():
         words.append(f"silenced until {moment(group.silence.until)} by {who(group.silence.by)}")

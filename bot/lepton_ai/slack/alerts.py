@@ -53,7 +53,11 @@ class AlertMessages:
             try:
                 found = await asyncio.to_thread(inbox.unshown, self._runs.store, AT_ONCE)
                 for key, document, message, changed in found:
-                    await self._show(key, Group.model_validate(document), message, changed)
+                    try:
+                        await self._show(key, Group.model_validate(document), message, changed)
+                    except (ValueError, TypeError, KeyError) as error:  # of how it is drawn; others must not wait for it
+                        log.error("an alert could not be drawn", group=key, error=f"{type(error).__name__}: {error}")
+                        await asyncio.to_thread(inbox.set_shown, self._runs.store, key, message, changed)
                     await asyncio.sleep(self._seconds)
             except SlackApiError as error:
                 seconds = float(error.response.headers.get("Retry-After", RETRY_SECONDS))
@@ -99,10 +103,10 @@ class AlertMessages:
     async def _plot(self, group: Group, message: dict[str, Any]) -> None:
         """Put a picture of what an alert is about into its thread, where Prometheus has it. Best effort."""
         prometheus = self._runs.settings.scaling.prometheus
-        expr, limit = next((found for episode in group.firing if (found := metric_of(episode.alert.generator))[0]), ("", None))
-        if not prometheus or not expr:
-            return
         try:
+            expr, limit = next((found for episode in group.firing if (found := metric_of(episode.alert.generator))[0]), ("", None))
+            if not prometheus or not expr:
+                return
             now = time.time()
             lines = await asyncio.to_thread(lines_from_prometheus, prometheus, expr, now - PLOT_SECONDS, now, PLOT_POINTS)
             picture = await asyncio.to_thread(metric_plot, expr, lines, limit)

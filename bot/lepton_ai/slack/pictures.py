@@ -56,10 +56,11 @@ def metric_plot(expr: str, lines: Lines, limit: float | None) -> tuple[bytes, st
     newest = max(times[-1] for _labels, times, _values in shown)
     for labels, times, values in shown:
         name = ", ".join(value for label, value in labels.items() if label not in ("__name__", "job", "instance"))[:60]
+        name = name.replace("$", r"\$")  # which begins a formula
         axes.plot([(when - newest) / 60 for when in times], values, label=name or None, linewidth=1.5)
     if limit is not None:
         axes.axhline(limit, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_title(expr[:100], color=INK, fontsize=9)
+    axes.set_title(expr[:100], color=INK, fontsize=9, parse_math=False)
     axes.set_facecolor(BACKGROUND)
     axes.tick_params(colors=INK, labelsize=8)
     axes.set_xlabel("minutes", color=INK, fontsize=8)  # before now, in whatever time zone it is looked at

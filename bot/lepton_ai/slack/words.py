@@ -14,7 +14,7 @@ from lepton_ai import policies
 from lepton_ai.access.freezes import EVERYTHING, Freeze, read_until
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import Intake, RefusedError, must_be_possible
+from lepton_ai.intake import Intake, must_be_possible
 from lepton_ai.operations.catalog import Catalog, Operation
 from lepton_ai.operations.help import help_text
 from lepton_ai.operations.parsing import parse_command, read_arguments
@@ -194,15 +194,13 @@ def _scaling(intake: Intake, caller: Caller, words: Sequence[str], now: datetime
         if end is None or not rest[0].isdecimal():
             raise LeptonError("say how many replicas, and until when", hint="such as: scaling pin chat 6 18:00 because of the launch")
         replicas, until, why = int(rest[0]), end.timestamp(), " ".join(rest[2:])
+    policies.must_be_pinnable(policy, replicas)
     intake.pin(caller, service, replicas, until, why)
     return Told(f":pushpin: *{escape(service)} is pinned to {replicas}* until {moment(until)}" + (f": {escape(why)}" if why else ""), for_all=True)
 
 
 def _must_see(intake: Intake, caller: Caller, service: str) -> None:
-    operation = intake.runs.catalog.operations[SHOW]
-    verdict = intake.verdict(caller, operation, operation.targets({"service": service}))
-    if not verdict.allowed:
-        raise RefusedError(caller, f"see service {service}", verdict.rule)
+    intake.must_be_allowed(caller, SHOW, {"service": service})
 
 
 def _backtest(intake: Intake, policy: Policy, window: str) -> Later:

@@ -13,11 +13,12 @@ from starlette.routing import Route
 Answers = Mapping[str, Mapping[str, Any]]
 
 
-def target_routes(answers: Callable[[], Answers]) -> list[Route]:
-    """Return the routes. `answers` is what the load balancers told last of their services."""
+def target_routes(answers: Callable[[], Answers | None]) -> list[Route]:
+    """Return the routes. `answers` is what the load balancers told last of their services; while nobody knows, Prometheus keeps what it has."""
 
     async def replicas(_request: Request) -> Response:
-        return JSONResponse(targets(answers()))
+        told = answers()
+        return JSONResponse({"error": "the load balancers have not been asked yet"}, 503) if told is None else JSONResponse(targets(told))
 
     return [Route("/targets/replicas", replicas)]
 
