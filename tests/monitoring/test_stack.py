@@ -92,7 +92,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "lepton_metrics": {"address": "127.0.0.1"},
         "lepton_host": {"uri": "test:///default"}, "exporters_manage_service": False, "exporters_node_port": ports["node"],
         "exporters_libvirt_port": ports["libvirt"], "load_balancer_manage_service": False, "load_balancer_maxconn": 2000,
-        "load_balancer_metrics_address": f"127.0.0.1:{ports['haproxy']}", "monitoring_manage_service": False, 
+        "load_balancer_metrics_address": f"127.0.0.1:{ports['haproxy']}", "monitoring_manage_service": False,
         "monitoring_alert_token": TOKEN, "monitoring_grafana_password": TOKEN,
         "monitoring_ports": {name: ports[name] for name in names[:5]}, "monitoring_prometheus_port": ports["prometheus"],
         "monitoring_alertmanager_port": ports["alertmanager"], "monitoring_cluster_port": ports["cluster"],
