@@ -42,7 +42,7 @@ CONTEXT_SECONDS, TOKEN_SECONDS = 0.0002, 0.015  # at speed 1
 UTILISATION = 0.5
 BALANCE_SECONDS = 600.0
 AVERAGED = 1024  # responses that HAProxy's averages are of
-SPEEDUP, REPLAYED = 20.0, 1800.0  # of the replay through HAProxy: how much faster, and how many seconds of the trace
+SPEEDUP, REPLAYED = 30.0, 1500.0  # of the replay through HAProxy: how much faster, and how many seconds of the trace
 
 
 class Call(NamedTuple):
@@ -176,7 +176,7 @@ async def serve(port: int, speed: float, slots: int) -> asyncio.Server:
                         await asyncio.sleep(float(path.removeprefix("/work/")) / speed)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()
