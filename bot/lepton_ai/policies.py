@@ -12,9 +12,9 @@ from typing import Any
 from lepton_ai.errors import LeptonError
 from lepton_ai.hours import UNITS
 from lepton_ai.runs.store import Store
-from lepton_ai.scaler import quantile
 from lepton_ai.scaling.decision import as_decision, explain
 from lepton_ai.scaling.policy import Policy, load_policy
+from lepton_ai.scaling.sizing import usual
 from lepton_ai.settings import Settings
 
 UNDO_SECONDS = 3600.0  # for which what was undone is not done again
@@ -72,7 +72,7 @@ def history(settings: Settings, store: Store, service: str, limit: int) -> list[
     """Say when a service grew, was cut, or waited for a person's word, the newest last, and how long growth took."""
     found = list(reversed(records(store, service, time.time(), limit, DONE)))
     serving = [record["stages"]["serving"] for record in found if record.get("stages") and record["outcome"] == "grow"]
-    measured = [f"95 of 100 of these {len(serving)} times that it grew, all served within {quantile(serving):.0f} s."] if serving else []
+    measured = [f"95 of 100 of these {len(serving)} times that it grew, all served within {usual(serving):.0f} s."] if serving else []
     return [said(settings, record) for record in found] + measured
 
 

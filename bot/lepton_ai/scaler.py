@@ -29,13 +29,13 @@ from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Si
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
 from lepton_ai.scaling.policy import FIRST_LEAD, Policy, Signal, differences, load_policy
 from lepton_ai.scaling.series import Reading, from_prometheus, now_from_prometheus
+from lepton_ai.scaling.sizing import usual
 
 log = structlog.get_logger()
 LOOK = "service.list"
 WRITER = "scaling"  # the lock of whoever decides; another bot on the same database stands by
 KEEP_SECONDS = 14 * 86400.0  # of records
 MEASURED = 20  # starts that the lead is taken from
-LEAD_QUANTILE = 0.95
 MINUTES_AGO = 20  # ticks: what load is compared with to tell an outage
 LOOKED_BACK = 300  # records that actions are read from when a bot starts
 MOST_PATIENT = 32  # ticks between two tries of what fails
@@ -64,18 +64,12 @@ class _Watched:
         """Return how long a replica takes from being asked for until it serves, in seconds."""
         if self.policy.lead_seconds != "auto":
             return self.policy.lead_seconds
-        return quantile(self.leads) if self.leads else FIRST_LEAD
+        return usual(self.leads) if self.leads else FIRST_LEAD
 
     def in_vain(self, when: float) -> None:
         """Wait longer and longer after what failed or was refused."""
         self.failures += 1
         self.not_before = when + TICK_SECONDS * min(2**self.failures, MOST_PATIENT)
-
-
-def quantile(seconds: list[float]) -> float:
-    """Return what 95 of 100 stay below."""
-    ordered = sorted(seconds)
-    return ordered[min(len(ordered) - 1, math.ceil(LEAD_QUANTILE * len(ordered)) - 1)]
 
 
 @dataclass
@@ -182,22 +176,24 @@ class Scaler:
 
     def _begin(self, policy: Policy, text: str, when: float, before: _Watched | None) -> _Watched:
         """Return a service to watch, that has learned from what Prometheus knows and from the records of earlier bots."""
-        store = self.intake.runs.store
-        records = list(reversed(store.scaling_records(policy.service, until=when, limit=LOOKED_BACK)))
-        grown = list(reversed(store.scaling_records(policy.service, until=when, limit=MEASURED, outcomes=("grow",))))
-        watched = _Watched(policy, text, {})
-        watched.actions = [Action(late["when"], early["asked"], late["asked"]) for early, late in pairwise(records) if early["asked"] != late["asked"]]
-        watched.leads = [record["stages"]["serving"] for record in grown if record.get("stages")]
-        if records:
-            watched.asked = records[-1]["asked"]
-        if before is not None:
-            watched = replace(before, policy=policy, text=text, histories={})
+        watched = self._remembered(policy, text, when) if before is None else replace(before, policy=policy, text=text, histories={})
         for signal in policy.signals:
             if signal.kind in ("load", "utilisation"):
                 watched.histories[signal.name] = LoadHistory(lead_seconds=watched.lead(), hold_seconds=policy.hold_seconds, risk=policy.risk)
                 if signal.kind == "load":  # of how many replicas an earlier utilisation was is not known
                     self._learn(watched, signal, when)
         return watched
+
+    def _remembered(self, policy: Policy, text: str, when: float) -> _Watched:
+        """Return a service to watch with what the records of earlier bots say was done."""
+        store = self.intake.runs.store
+        records = list(reversed(store.scaling_records(policy.service, until=when, limit=LOOKED_BACK)))
+        grown = list(reversed(store.scaling_records(policy.service, until=when, limit=MEASURED, outcomes=("grow",))))
+        return _Watched(
+            policy, text, {}, asked=records[-1]["asked"] if records else None,
+            actions=[Action(late["when"], early["asked"], late["asked"]) for early, late in pairwise(records) if early["asked"] != late["asked"]],
+            leads=[record["stages"]["serving"] for record in grown if record.get("stages")],
+        )  # fmt: skip
 
     def _learn(self, watched: _Watched, signal: Signal, when: float) -> None:
         """Learn from what Prometheus knows of a signal's past."""

@@ -80,7 +80,7 @@ def read(
     if words[0] == SCALING:
         return _scaling(intake, caller, words[1:], now)
     if words[0] == "why" and (len(words) == 2 or words[2:3] == [AT]):
-        _must_see(intake, caller, words[1])
+        intake.must_be_allowed(caller, SHOW, {"service": words[1]})
         return Told(escape(policies.why(intake.runs.settings, intake.runs.store, words[1], words[3] if len(words) > 3 else "")))
     if words[0] == "why":
         return Told(_why(intake, caller, words[1:]))
@@ -175,7 +175,7 @@ def _scaling(intake: Intake, caller: Caller, words: Sequence[str], now: datetime
     verb, service, *rest = [*words, "", ""]
     if not service or verb not in ("why", "history", "pin", "unpin", "undo", "backtest"):
         raise LeptonError("scaling is asked about a service", hint=usage)
-    _must_see(intake, caller, service)
+    intake.must_be_allowed(caller, SHOW, {"service": service})
     rest = [word for word in rest if word]
     if verb == "why":
         return Told(escape(policies.why(settings, store, service, rest[0] if rest else "")))
@@ -197,10 +197,6 @@ def _scaling(intake: Intake, caller: Caller, words: Sequence[str], now: datetime
     policies.must_be_pinnable(policy, replicas)
     intake.pin(caller, service, replicas, until, why)
     return Told(f":pushpin: *{escape(service)} is pinned to {replicas}* until {moment(until)}" + (f": {escape(why)}" if why else ""), for_all=True)
-
-
-def _must_see(intake: Intake, caller: Caller, service: str) -> None:
-    intake.must_be_allowed(caller, SHOW, {"service": service})
 
 
 def _backtest(intake: Intake, policy: Policy, window: str) -> Later:
