@@ -119,7 +119,7 @@ def history(
 @scaling_app.command()
 def pin(
     service: Annotated[str, typer.Argument(help="The service.")],
-    replicas: Annotated[int, typer.Argument(min=1, help="How many replicas it is to have.")],
+    replicas: Annotated[int, typer.Argument(min=0, help="How many replicas it is to have.")],
     *,
     until: Annotated[str, typer.Option(help="30m, 2h, 3d, 18:00 or a date.")],
     because: Annotated[str, typer.Option(help="A reason, which is said with every decision meanwhile.")] = "",

@@ -32,6 +32,8 @@ ERRORS = (
 class Stands(NamedTuple):
     """A service at its load balancers: how many replicas are wanted, how many serve where fewest do, which share of those there are does not.
 
+    `sessions` are those that all load balancers have now; where no replica is, they wait.
+
     `per_host` is how many serve on each host; pods have addresses of their own, which say nothing of that.
     """
 
@@ -40,6 +42,7 @@ class Stands(NamedTuple):
     vanished: float
     per_host: tuple[int, ...]
     declaration: Mapping[str, Any]
+    sessions: int
 
 
 def stands(service: str, answers: Mapping[str, Mapping[str, Any]]) -> Stands | None:
@@ -54,7 +57,8 @@ def stands(service: str, answers: Mapping[str, Mapping[str, Any]]) -> Stands | N
     hosts = Counter(server.get("address") for server in counted[serving.index(min(serving))] if is_up(server))
     per_host = () if declaration.get("backend") == "deployment" else tuple(sorted(hosts.values(), reverse=True))
     vanished = max((1 - up / len(servers) for up, servers in zip(serving, counted, strict=True) if servers), default=0.0)
-    return Stands(int(newest["replicas"]), min(serving), vanished, per_host, declaration)
+    sessions = sum(int(entry.get("counters", {}).get("sessions", 0)) for entry in entries)
+    return Stands(int(newest["replicas"]), min(serving), vanished, per_host, declaration, sessions)
 
 
 def sample_of(signal: Signal, reading: Reading, ready: int) -> Sample:

@@ -71,14 +71,15 @@ def why(settings: Settings, store: Store, service: str, at: str) -> str:
 def history(settings: Settings, store: Store, service: str, limit: int) -> list[str]:
     """Say when a service grew, was cut, or waited for a person's word, the newest last, and how long growth took."""
     found = list(reversed(records(store, service, time.time(), limit, DONE)))
-    serving = [record["stages"]["serving"] for record in found if record.get("stages") and record["outcome"] == "grow"]
+    serving = [record["stages"]["serving"] for record in found if record.get("stages") and record["final"] > record["asked"]]
     measured = [f"95 of 100 of these {len(serving)} times that it grew, all served within {usual(serving):.0f} s."] if serving else []
     return [said(settings, record) for record in found] + measured
 
 
 def undoing(store: Store, service: str) -> tuple[int, float, str]:
     """Return the number of replicas before what a policy did last, until when that is to hold, and why."""
-    done = next((record for record in records(store, service, time.time(), 50, ("grow", "cut")) if record["acted"]), None)
+    lately = records(store, service, time.time(), 50, ("grow", "cut"))
+    done = next((record for record in lately if record["acted"] and record["final"] != record["asked"]), None)
     if done is None:
         raise LeptonError(f"the policy of {service} has done nothing lately that could be undone")
     return int(done["asked"]), time.time() + UNDO_SECONDS, f"undone: {done['asked']} → {done['final']}"

@@ -20,12 +20,12 @@ import structlog
 from lepton_ai.access.approvals import ApprovalRule
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import SCALE, Intake
+from lepton_ai.intake import RESIZE, SCALE, Intake
 from lepton_ai.metrics import Metrics
 from lepton_ai.observing import Stands, errors_of, room_of_hosts, sample_of, stands
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE, Run, State
-from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Situation, decide, explain, load_of
+from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Situation, decide, explain, load_of, size_of
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
 from lepton_ai.scaling.policy import FIRST_LEAD, Policy, Signal, differences, load_policy
 from lepton_ai.scaling.series import Reading, from_prometheus, now_from_prometheus
@@ -39,6 +39,7 @@ MEASURED = 20  # starts that the lead is taken from
 MINUTES_AGO = 20  # ticks: what load is compared with to tell an outage
 LOOKED_BACK = 300  # records that actions are read from when a bot starts
 MOST_PATIENT = 32  # ticks between two tries of what fails
+WAKE_SECONDS = 3.0  # between two looks at whether somebody calls a service that has no replica
 ASK_SECONDS = 1800.0  # within which people are asked for the same only once
 Now = Callable[[str], Reading]
 Past = Callable[[str, float, float], list[float | None]]
@@ -51,6 +52,7 @@ class _Watched:
     policy: Policy
     text: str
     histories: dict[str, LoadHistory]
+    samples: dict[str, Sample] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
     asked: int | None = None  # how many replicas were wanted last
@@ -59,6 +61,7 @@ class _Watched:
     failures: int = 0  # one after the other
     not_before: float = 0.0  # nothing is asked for, after what failed
     hours: tuple[int, float] = (0, 0.0)  # day, and replica hours of it
+    resizes_from: float = 0.0  # no size is asked for before, after one could not be had
 
     def lead(self) -> float:
         """Return how long a replica takes from being asked for until it serves, in seconds."""
@@ -66,10 +69,12 @@ class _Watched:
             return self.policy.lead_seconds
         return usual(self.leads) if self.leads else FIRST_LEAD
 
-    def in_vain(self, when: float) -> None:
-        """Wait longer and longer after what failed or was refused."""
+    def in_vain(self, when: float, *, resize: bool) -> None:
+        """Wait longer and longer after what failed or was refused. Where a size could not be had, more replicas are the other way."""
         self.failures += 1
         self.not_before = when + TICK_SECONDS * min(2**self.failures, MOST_PATIENT)
+        if resize:
+            self.resizes_from = when + max(self.policy.hold_seconds, TICK_SECONDS)
 
 
 @dataclass
@@ -97,9 +102,11 @@ class Scaler:
     async def work(self) -> None:
         """Decide for ever, at whole multiples of a tick, so that two services of one site decide on the same."""
         while True:
-            await asyncio.sleep(TICK_SECONDS - time.time() % TICK_SECONDS)
+            rest = TICK_SECONDS - time.time() % TICK_SECONDS
+            do, seconds = (self.wake, WAKE_SECONDS) if self._asleep() and rest > 2 * WAKE_SECONDS else (self.tick, rest)
+            await asyncio.sleep(seconds)
             try:
-                await asyncio.to_thread(self.tick, time.time())
+                await asyncio.to_thread(do, time.time())
             except Exception:
                 log.exception("services could not be scaled")
 
@@ -125,6 +132,20 @@ class Scaler:
             else:
                 found += [] if decision is None else [decision]
         return found
+
+    def _asleep(self) -> list[_Watched]:
+        return [each for each in self._watched.values() if each.policy.mode == "live" and each.asked == 0]
+
+    def wake(self, when: float) -> None:
+        """Decide between two ticks on what has no replica and is called. HAProxy tells nobody by itself that requests wait."""
+        if not self._writes():
+            return
+        told = self.intake.runs.look(LOOK)
+        for each in self._asleep():
+            now = stands(each.policy.service, told.answers)
+            self._follow(each, when)
+            if now is not None and now.sessions and not now.asked:
+                self._settle(each, when, now, 0, set())
 
     def _writes(self) -> bool:
         """Return whether it is this bot that decides: one at a time does, and another goes on when that one's lease has ended."""
@@ -191,8 +212,11 @@ class Scaler:
         grown = list(reversed(store.scaling_records(policy.service, until=when, limit=MEASURED, outcomes=("grow",))))
         return _Watched(
             policy, text, {}, asked=records[-1]["asked"] if records else None,
-            actions=[Action(late["when"], early["asked"], late["asked"]) for early, late in pairwise(records) if early["asked"] != late["asked"]],
-            leads=[record["stages"]["serving"] for record in grown if record.get("stages")],
+            actions=[
+                Action(late["when"], before, after)
+                for early, late in pairwise(records) if (before := _worth(early)) != (after := _worth(late))
+            ],
+            leads=[record["stages"]["serving"] for record in grown if record.get("stages") and record["final"] > record["asked"]],
         )  # fmt: skip
 
     def _learn(self, watched: _Watched, signal: Signal, when: float) -> None:
@@ -213,26 +237,33 @@ class Scaler:
             return None
         self._follow(watched, when)
         if watched.under_way is None and watched.asked not in (None, now.asked):  # by somebody else, or ours that failed
-            watched.actions = [*watched.actions, Action(when, int(watched.asked or 0), now.asked, "somebody")][-RECENT:]
+            size = size_of(policy, now.declaration.get("cpus"))
+            watched.actions = [*watched.actions, Action(when, int(watched.asked or 0) * size, now.asked * size, "somebody")][-RECENT:]
         asked = now.asked if watched.under_way is None else int(watched.asked or now.asked)
         watched.asked = asked
-        samples = {signal.name: self._sample(watched, signal, now.ready) for signal in policy.signals}
-        outlooks = {name: history.outlook() for name, history in watched.histories.items()}
-        watched.loads = [*watched.loads[-MINUTES_AGO:], max((outlook.level for outlook in outlooks.values()), default=0.0)]
+        watched.samples = {signal.name: self._sample(watched, signal, now.ready) for signal in policy.signals}
+        watched.loads = [*watched.loads[-MINUTES_AGO:], max((history.outlook().level for history in watched.histories.values()), default=0.0)]
+        _count_hours(watched, when, asked * size_of(policy, now.declaration.get("cpus")))
+        return self._settle(watched, when, now, asked, held)
+
+    def _settle(self, watched: _Watched, when: float, now: Stands, asked: int, held: set[str]) -> Decision:
+        """Decide on what was observed last, do that, and keep the record."""
+        policy, service = watched.policy, watched.policy.service
         situation = Situation(
-            now=when, asked=asked, ready=now.ready, samples=samples, outlooks=outlooks, lead_seconds=watched.lead(), actions=watched.actions,
-            hours_today=_hours(watched, when, asked), busy=f"a run holds service/{service}" if f"service/{service}" in held else "",
-            vanished=now.vanished, per_host=now.per_host, before=watched.loads[0], pin=self._pin(service, when), paused=self._frozen(service),
-            zone=self.intake.runs.settings.zone,
+            now=when, asked=asked, ready=now.ready, samples=watched.samples, outlooks={name: each.outlook() for name, each in watched.histories.items()},
+            lead_seconds=watched.lead(), actions=watched.actions, hours_today=watched.hours[1],
+            busy=f"a run holds service/{service}" if f"service/{service}" in held else "", vanished=now.vanished, per_host=now.per_host,
+            before=watched.loads[0], pin=self._pin(service, when), paused=self._frozen(service), zone=self.intake.runs.settings.zone,
+            sessions=now.sessions, cpus=now.declaration.get("cpus"), resizable=when >= watched.resizes_from,
         )  # fmt: skip
         decision = self._decided(policy, situation, now)
         record = {**decision.record(), "mode": policy.mode, "acted": False, "run": ""}
-        if policy.mode == "live" and decision.final != decision.asked and when >= watched.not_before:
+        if policy.mode == "live" and decision.acts and when >= watched.not_before:
             run = self._act(watched, decision)
             if run is not None:  # a plan waits for somebody's word, by the policy's limits or by the site's rules
                 record["run"], record["acted"] = run.id, not run.check
         if record["acted"]:
-            watched.actions = [*watched.actions, Action(when, asked, decision.final)][-RECENT:]
+            watched.actions = [*watched.actions, decision.action()][-RECENT:]
             watched.asked, watched.under_way = decision.final, (record["run"], record)
         self.intake.runs.store.keep_decision(record, KEEP_SECONDS)
         self.metrics.decided(decision)
@@ -244,7 +275,7 @@ class Scaler:
         if decision.final > decision.asked:
             room = room_of_hosts(policy.service, now.declaration, decision.final - decision.asked, self.intake.runs.look)
             return decide(policy, replace(situation, room=room))
-        if decision.final < decision.asked:
+        if decision.action().after < decision.action().before:
             return decide(policy, replace(situation, errors=errors_of(policy.service, self.now)))
         return decision
 
@@ -270,19 +301,21 @@ class Scaler:
 
     def _act(self, watched: _Watched, decision: Decision) -> Run | None:
         """Ask for the number that was decided on, or ask people about it, and return the run; None where that could not be."""
-        policy, operation = watched.policy, self.intake.runs.catalog.operations[SCALE]
-        caller, values = Caller(f"policy:{policy.service}"), {"service": policy.service, "replicas": str(decision.final)}
+        policy, resize = watched.policy, decision.cpus_wanted is not None
+        name, option, wanted = (RESIZE, "cpus", f"{decision.cpus_wanted:g}") if resize else (SCALE, "replicas", str(decision.final))
+        operation, caller = self.intake.runs.catalog.operations[name], Caller(f"policy:{policy.service}")
+        values = {"service": policy.service, option: wanted}
         if watched.under_way is not None or any(plan.principal == caller.principal for plan in self.intake.runs.store.open_plans()):
             return None  # one after the other; or somebody has been asked, and has not answered
         key, rule = f"{caller.principal}:{int(decision.when // TICK_SECONDS)}", None
         if decision.outcome == "ask":
-            key = f"{caller.principal}:ask:{decision.asked}:{decision.final}:{int(decision.when // ASK_SECONDS)}"
+            key = f"{caller.principal}:ask:{decision.asked}:{option}:{wanted}:{int(decision.when // ASK_SECONDS)}"
             rule = ApprovalRule(name=f"policy {policy.service}", approvers=policy.approval.approvers, expires_minutes=int(ASK_SECONDS / 60))
         try:
             run, new = self.intake.submit_values(caller, operation, values, key=key, why=explain(decision), own_rule=rule)
         except LeptonError as error:
             log.warning("a service was to be scaled and was not", service=policy.service, decision=explain(decision), error=str(error))
-            watched.in_vain(decision.when)
+            watched.in_vain(decision.when, resize=resize)
             return None
         log.info("a service is scaled" if not run.check else "people are asked whether to scale", decision=explain(decision), run=run.id)
         if new:
@@ -303,19 +336,23 @@ class Scaler:
             return
         watched.under_way = None
         if run.state is not State.SUCCEEDED:
-            watched.in_vain(when)
+            watched.in_vain(when, resize=record["cpus_wanted"] is not None)
             return
         watched.failures = 0
         if run.started is not None and run.finished is not None:
             # A run ends when HAProxy itself has found the new replicas up.
             stages = {"begun": run.started - record["when"], "serving": run.finished - record["when"]}
             self.intake.runs.store.keep_decision({**record, "stages": stages}, KEEP_SECONDS)
-            if record["outcome"] == "grow":
+            if record["final"] > record["asked"]:
                 watched.leads = [*watched.leads, stages["serving"]][-MEASURED:]
 
 
-def _hours(watched: _Watched, when: float, asked: int) -> float:
-    """Return the replica hours of this day so far, with one more tick of so many replicas."""
+def _count_hours(watched: _Watched, when: float, worth: float) -> None:
+    """Add one more tick of what so many replicas are worth to the replica hours of this day."""
     day, hours = int(when // 86400), watched.hours[1]
-    watched.hours = (day, (hours if watched.hours[0] == day else 0.0) + asked * TICK_SECONDS / 3600)
-    return watched.hours[1]
+    watched.hours = (day, (hours if watched.hours[0] == day else 0.0) + worth * TICK_SECONDS / 3600)
+
+
+def _worth(record: Mapping[str, Any]) -> float:
+    """Return how many replicas of the first size were wanted when a record was made; those of earlier versions know one size only."""
+    return float(record["asked"] * record.get("size", 1.0))

@@ -164,7 +164,7 @@ def test_a_server_is_failing_only_beyond_what_hits_the_others_too() -> None:
         ({"image": "m:1", "port": "x", "listen_port": 2}, "port: expected a whole number"),
         ({"image": "m:1", "port": 0, "listen_port": 2}, "0 is not a port"),
         ({"image": "m:1", "port": 1, "listen_port": 2, "memory": "much"}, "memory: 'much' is not a size"),
-        ({"image": "m:1", "port": 1, "listen_port": 2, "min_replicas": 5}, "expected 1 <= min_replicas <= max_replicas"),
+        ({"image": "m:1", "port": 1, "listen_port": 2, "min_replicas": 5}, "expected 0 <= min_replicas <= max_replicas"),
         ({"image": "m:1", "port": 1, "listen_port": 2, "balance": "best"}, "balance: expected one of"),
         ({"image": "m:1", "port": 1, "listen_port": 2, "balance": "hash"}, "go together"),
         ({"image": "m:1", "port": 1, "listen_port": 2, "balance": "hash", "hash_header": "a b"}, "is not the name of a header"),

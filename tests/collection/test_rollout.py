@@ -91,6 +91,39 @@ def test_scale(replicas: str, kept: int, titles: list[str]) -> None:
     assert not steps("scale", TWO, LB, replicas="2")
 
 
+def test_a_service_that_may_have_no_replica_begins_with_one_and_can_lose_it() -> None:
+    sleepy = {**DECLARED, "min_replicas": 0}
+    assert steps("create", {"h1": engine()}, {"lb": EMPTY}, {"chat": sleepy})[0]["args"]["replicas"] == 1
+    one = {"h1": engine(container(1, declared=sleepy))}
+    lb = {"lb": table(server(1), replicas=1, declared=sleepy)}
+    assert forward(steps("scale", one, lb, replicas="0")) == [
+        ("lb", "keep that chat is wanted so"), ("lb", "drain chat-1 and take it out"), ("h1", "remove chat-1"),
+    ]  # fmt: skip
+    none = {"lb": table(replicas=0, declared=sleepy)}
+    assert not steps("reconcile", {"h1": engine()}, none)
+    assert [title for _host, title in forward(steps("scale", {"h1": engine()}, none, replicas="1"))][1] == "start chat-1 from model:1"
+
+
+def test_resize_changes_every_replica_where_it_serves_and_replaces_none() -> None:
+    stale = {"h1": engine(container(1), container(2, image_id="sha256:0"))}
+    planned = steps("resize", stale, LB, cpus=2.0)
+    assert [(title, step["before"], step["after"]) for (_host, title), step in zip(forward(planned), planned, strict=False)] == [
+        ("resize chat-1", {"cpus": 1.0}, {"cpus": 2.0}),
+        ("resize chat-2", {"cpus": 1.0}, {"cpus": 2.0}),
+        ("keep that chat is wanted so", {"cpus": 1.0}, {"cpus": 2.0}),
+    ]
+    assert [step["title"] for step in planned if step.get("undo")] == ["keep that chat is wanted as before", "resize chat-1 back", "resize chat-2 back"]
+    assert not steps("resize", TWO, LB, cpus=1.0)
+    nodes = {"h1": hypervisor(node(1, max_vcpus=4), node(2, max_vcpus=4))}
+    assert [step["args"]["vcpus"] for step in node_steps("resize", nodes, 1, 2, replicas=2, cpus=4) if step["title"] in ("resize edge-1", "resize edge-2")] == [
+        4,
+        4,
+    ]
+    for asked, told in ((5, "edge-1 can be given 4 vCPUs while it runs, and not 5"), (1.5, "a whole number of cpus")):
+        with pytest.raises(StepError, match=told):
+            node_steps("resize", nodes, 1, 2, replicas=2, cpus=asked)
+
+
 def test_the_replica_that_does_not_serve_goes_first_then_the_fullest_host() -> None:
     down = {"lb": table(server(1, "DOWN"), server(2))}
     assert forward(steps("scale", TWO, down, replicas="1"))[1][1] == "drain chat-1 and take it out"

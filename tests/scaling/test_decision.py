@@ -134,6 +134,42 @@ def test_a_queue_and_a_latency_add_and_never_cut() -> None:
     assert "answers take 5 s, and 0.5 is the objective" in slow.reason
 
 
+def test_the_last_replica_stays_until_nobody_has_called_for_a_while() -> None:
+    def quiet(seconds: float, **more: Any) -> Decision:
+        outlooks = {"load": Outlook(1e-9, 7.0, 7.0, 7.0, seconds)}
+        return decided(load=0, policy={"min_replicas": 0}, **{"asked": 1, "ready": 1, "outlooks": outlooks, **more})
+
+    assert (quiet(1785).outcome, quiet(1785).final) == ("hold", 1)
+    assert (quiet(1800).outcome, quiet(1800).final) == ("cut", 0)
+    assert quiet(1800, sessions=1).outcome == "hold"
+    assert quiet(1800, vanished=0.5).outcome == "hold"
+    asleep = quiet(1800, asked=0, ready=0)
+    assert (asleep.outcome, asleep.final) == ("hold", 0)  # whatever the forecast says
+    woken = quiet(1800, asked=0, ready=0, sessions=3)
+    assert (woken.outcome, woken.final) == ("grow", 1)
+    assert decided(load=0, asked=1, ready=1, outlooks={"load": Outlook(1e-9, 1e-9, 1e-9, 7.0, 9999.0)}).final == 1
+
+
+def test_bigger_replicas_are_worth_more_and_are_paid_for_as_such() -> None:
+    vertical = {"vertical": {"cpus": 2, "max_cpus": 6, "step": 2}}
+    grown = decided(load=30, policy=vertical, asked=2, ready=2, cpus=2.0)
+    assert (grown.outcome, grown.final, grown.cpus_wanted, grown.cost_change) == ("grow", 2, 4.0, 48)
+    assert explain(grown).startswith("chat 2 → 4 CPUs for each of 2.")
+    assert decided(load=30, policy=vertical, asked=2, ready=2, cpus=4.0).outcome == "hold"
+    assert decided(load=30, policy={**vertical, "budget": {"replica_hours_per_day": 40, "beyond": "freeze"}}, asked=2, ready=2, cpus=2.0).outcome == "hold"
+    wide = decided(load=95, policy=vertical, asked=2, ready=2, cpus=6.0)
+    assert (wide.outcome, wide.final, wide.cpus_wanted) == ("grow", 4, None)
+    assert decided(load=95, policy=vertical, asked=2, ready=2, cpus=4.0, resizable=False).final == 6
+    floor = decided(load=10, policy={**vertical, "min_replicas": 3}, asked=2, ready=2, cpus=2.0)
+    assert (floor.final, floor.cpus_wanted) == (3, None)  # a number of replicas is no amount of work
+    smaller = decided(load=10, policy=vertical, asked=1, ready=1, cpus=6.0)
+    assert (smaller.outcome, smaller.final, smaller.cpus_wanted) == ("cut", 1, 4.0)
+    asked = decided(load=10, policy={**vertical, "approval": {"cut_alone": 0.1, "approvers": ["a"]}}, asked=1, ready=1, cpus=6.0)
+    assert asked.outcome == "ask"
+    unsaid = decided(load=30, policy=vertical, asked=2, ready=2)
+    assert (unsaid.final, unsaid.cpus_wanted) == (4, None)  # how big replicas are is not known
+
+
 def test_a_person_s_word_goes_before_all() -> None:
     pin = Pin(6, NOON + 3600, "slack:T1/U1", "the launch")
     pinned = decided(load=1, pin=pin)

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, write_playbook
 from tests.scaling.test_policy import POLICY
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import SCALE
+from lepton_ai.intake import RESIZE, SCALE
 from lepton_ai.observing import sample_of
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE, Request, Result, State
@@ -40,6 +40,8 @@ class Site:
         self.value: float | None = 5.0
         self.trouble = ""
         self.dead = 0
+        self.sessions = 0
+        self.cpus = 1.0
         self.site_asks = False  # whether the site's own rules ask for approval
         self.lazy = False  # whether what is asked for takes its time
         self.errors = 0.0
@@ -52,9 +54,9 @@ class Site:
         self.room: dict[str, Any] = {}  # what hosts answer; nothing: they do not say
         self.looked: list[str] = []
         self.plans: list[dict[str, Any]] = []
+        catalog = SimpleNamespace(operations={SCALE: SCALE, RESIZE: RESIZE})
         runs = SimpleNamespace(
-            catalog=SimpleNamespace(operations={SCALE: None}), look=self.look, store=store, settings=self.settings, clear_dead_leases=lambda: None,
-            frozen=lambda *_: self.frozen,
+            catalog=catalog, look=self.look, store=store, settings=self.settings, clear_dead_leases=lambda: None, frozen=lambda *_: self.frozen,
         )  # fmt: skip
         intake: Any = SimpleNamespace(runs=runs, submit_values=self.submit_values)
         self.folder = folder
@@ -74,12 +76,11 @@ class Site:
             return Result(answers=self.room)
         up = ["UP"] * self.ready + ["DOWN"] * self.dead
         servers = [{"name": f"chat-{number}", "state": "ready", "status": status} for number, status in enumerate(up)]
-        return Result(
-            answers={"lb": {"services": [{"name": "chat", "replicas": self.replicas, "version": 1, "servers": servers, "declaration": DECLARED}]}},
-            failures=self.failures,
-        )
+        wanted = {"replicas": self.replicas, "version": 1, "declaration": {**DECLARED, "cpus": self.cpus}}
+        entry = {"name": "chat", **wanted, "servers": servers, "counters": {"sessions": self.sessions}}
+        return Result(answers={"lb": {"services": [entry]}}, failures=self.failures)
 
-    def submit_values(self, caller: Any, _operation: Any, values: dict[str, Any], *, key: str, why: str, own_rule: Any) -> tuple[Any, bool]:
+    def submit_values(self, caller: Any, operation: Any, values: dict[str, Any], *, key: str, why: str, own_rule: Any) -> tuple[Any, bool]:
         if self.refuses:
             raise LeptonError("no grant names policy:chat")
         new = key not in [asked[2] for asked in self.asked]
@@ -87,7 +88,9 @@ class Site:
         if own_rule is not None:
             self.plans.append({"approvers": own_rule.approvers, "values": values})
             return SimpleNamespace(id=f"plan-{len(self.asked)}", check=True), new
-        if not self.lazy:
+        if not self.lazy and operation == RESIZE:
+            self.cpus = float(values["cpus"])
+        elif not self.lazy:
             self.replicas = self.ready = int(values["replicas"])
         return SimpleNamespace(id=f"run-{len(self.asked)}", check=self.site_asks), new
 
@@ -293,7 +296,7 @@ def test_people_are_asked_once_for_what_a_policy_may_not_do_alone(live: Site) ->
     assert (first.outcome, live.replicas) == ("ask", 1)
     assert live.plans == [{"approvers": ["slack:T/ONCALL"], "values": {"service": "chat", "replicas": "5"}}]
     live.tick()
-    assert {asked[2] for asked in live.asked} == {f"policy:chat:ask:1:5:{int(live.when // 1800)}"}
+    assert {asked[2] for asked in live.asked} == {f"policy:chat:ask:1:replicas:5:{int(live.when // 1800)}"}
     assert len(live.begun) == 1
 
 
@@ -456,3 +459,79 @@ def test_why_and_history_on_the_command_line(site: Settings) -> None:
     assert "approval: " in told
     assert "hold_seconds" not in told
     assert "nothing was decided of other" in lepton("history", "other")
+
+
+SLEEPY = ON.replace("min_replicas: 1", "min_replicas: 0").replace("hold_seconds: 60", "hold_seconds: 30")
+
+
+def test_a_service_that_nobody_calls_has_no_replica_and_whoever_calls_wakes_it_between_two_ticks(live: Site, store: Store) -> None:
+    live.policy(SLEEPY)
+    live.value = 0.0
+    live.tick()
+    assert live.asked == []  # nobody has called for 15 s only
+    live.sessions = 1
+    live.tick()
+    held = live.tick()
+    assert held is not None
+    assert (held.outcome, "1 requests are still under way" in held.reason) == ("hold", True)
+    live.sessions = 0
+    cut = live.tick()
+    assert cut is not None
+    assert (cut.outcome, cut.final, live.replicas) == ("cut", 0, 0)
+    assert "nobody has called for" in cut.reason
+
+    live.scaler.wake(live.when + 3)
+    assert len(live.asked) == 1  # and nobody calls now
+    live.sessions = 2
+    live.trouble = "a service without replicas has no such series"  # and is woken all the same
+    live.scaler.wake(live.when + 6)
+    assert live.replicas == 1
+    (record,) = store.scaling_records("chat", until=live.when + 6, limit=1)
+    assert record["reason"] == "waiting: 2 requests wait, and nothing serves"
+    live.trouble, live.value = "", 3.0
+    assert live.tick() is not None
+    assert live.replicas == 1
+    live.scaler.wake(live.when + 3)
+    assert len(live.asked) == 2
+
+
+def test_in_shadow_nothing_is_woken(live: Site) -> None:
+    live.policy(SLEEPY.replace("mode: live", "mode: shadow"))
+    live.replicas = live.ready = 0
+    live.value, live.sessions = 0.0, 1
+    live.tick()
+    live.scaler.wake(live.when + 3)
+    assert live.asked == []
+
+
+def test_replicas_are_made_bigger_before_there_are_more_and_fewer_before_they_are_smaller(live: Site, store: Store) -> None:
+    live.policy(ON + "vertical: {cpus: 1, max_cpus: 4}\n")
+    live.tick()
+    live.value = 22  # a CPU is good for 9 of these
+    live.tick()
+    assert (live.replicas, live.cpus) == (1, 3)
+    assert live.asked[-1][1] == {"service": "chat", "cpus": "3"}
+    assert live.asked[-1][3].startswith("chat 1 → 3 CPUs for each of 1.")
+    live.value = 50
+    for _number in range(8):
+        live.tick()
+    assert (live.replicas, live.cpus) == (2, 4)
+    assert [asked[1] for asked in live.asked[-2:]] == [{"service": "chat", "cpus": "4"}, {"service": "chat", "replicas": "2"}]
+    live.value = 2
+    for _number in range(30):
+        live.tick()
+    assert (live.replicas, live.cpus) == (1, 1)
+    records = [record for record in store.scaling_records("chat", until=live.when, limit=100, outcomes=("cut",)) if record["acted"]]
+    assert [(record["final"], record["cpus_wanted"]) for record in reversed(records)] == [(2, 3.0), (1, None), (1, 1.0)]
+
+
+def test_where_a_bigger_replica_cannot_be_had_there_are_more(live: Site) -> None:
+    live.policy(ON + "vertical: {cpus: 1, max_cpus: 4}\n")
+    live.tick()
+    live.value = 15
+    live.refuses = True
+    live.tick()
+    live.refuses = False
+    for _number in range(3):
+        live.tick()
+    assert (live.replicas, live.cpus) == (3, 1)

@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lepton_ai.errors import LeptonError
+from lepton_ai.paths import collections_path
 from lepton_ai.sandbox.waiting import socket_answers
 
 START_SECONDS = 15
+LUA = "ansible_collections/lepton/cloud/roles/load_balancer/files/lepton.lua"
 CONFIG = """\
 global
   stats socket {folder}/admin.sock mode 600 level admin expose-fd listeners
   server-state-file {folder}/state
   hard-stop-after 60s
   maxconn 4000
+  lua-load "{lua}"
 defaults
   mode http
   option idle-close-on-response
@@ -58,7 +61,7 @@ def start_balancer(folder: Path) -> Balancer:
     if socket_answers(folder / "master.sock"):
         return Balancer(folder)
     (folder / "services").mkdir(parents=True, exist_ok=True)
-    (folder / "haproxy.cfg").write_text(CONFIG.format(folder=folder))
+    (folder / "haproxy.cfg").write_text(CONFIG.format(folder=folder, lua=collections_path() / LUA))
     (folder / "state").touch()
     log = folder / "haproxy.log"
     program = _program()

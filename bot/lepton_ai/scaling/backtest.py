@@ -62,7 +62,7 @@ def replay(name: str, loads: Sequence[float | None], step: Step, *, lead_seconds
         while starting and starting[0][0] <= now:
             ready += int(starting.popleft()[1])
         all_asked[tick], all_ready[tick] = asked, ready
-        wanted = max(1, step(now, load, ready, asked))
+        wanted = step(now, load, ready, asked)
         if wanted > asked:
             starting.append([now + lead_seconds, wanted - asked])
         elif wanted < asked:
@@ -83,7 +83,7 @@ def replay(name: str, loads: Sequence[float | None], step: Step, *, lead_seconds
 def by_policy(policy: Policy, capacity: float, lead_seconds: float, records: list[Decision] | None = None) -> Step:
     """Return the rule that a policy is, for one signal of kind load; with `records` each decision is kept there."""
     signal = policy.signals[0].model_copy(update={"name": SIGNAL, "kind": "load", "capacity": capacity})
-    policy = policy.model_copy(update={"signals": [signal], "evidence": 1})
+    policy = policy.model_copy(update={"signals": [signal], "evidence": 1, "vertical": None, "max_replicas": _most(policy)})
     history = LoadHistory(lead_seconds=lead_seconds, hold_seconds=policy.hold_seconds, risk=policy.risk)
     actions: list[Action] = []
 
@@ -91,24 +91,29 @@ def by_policy(policy: Policy, capacity: float, lead_seconds: float, records: lis
         trouble = history.add(load)
         situation = Situation(
             now=now, asked=asked, ready=ready, samples={SIGNAL: Sample(None if trouble else load, trouble=trouble)}, outlooks={SIGNAL: history.outlook()},
-            lead_seconds=lead_seconds, actions=actions[-RECENT:], zone=UTC,
+            lead_seconds=lead_seconds, actions=actions[-RECENT:], zone=UTC, sessions=int(bool(load)),
         )  # fmt: skip
         decision = decide(policy, situation)
         if records is not None:
             records.append(decision)
         if decision.outcome in ("grow", "cut"):
-            actions.append(Action(now, asked, decision.final))
+            actions.append(decision.action())
             return decision.final
         return asked
 
     return step
 
 
+def _most(policy: Policy) -> int:
+    """Return the most that a service may have, in replicas of the first size: a back-test knows no others."""
+    return policy.max_replicas if policy.vertical is None else int(policy.max_replicas * policy.vertical.max_cpus / policy.vertical.cpus)
+
+
 def by_rule(rule: Rule, capacity: float) -> Step:
     """Return a peer's rule as a step. Where the metric is missing none of them acts, as HPA and KEDA do without a fallback."""
 
     def step(now: float, load: float | None, ready: int, asked: int) -> int:
-        return asked if load is None else rule(now, load, ready, asked, capacity)
+        return asked if load is None else max(1, rule(now, load, ready, asked, capacity))
 
     return step
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from lepton_ai.hours import DAYS
 from lepton_ai.scaling.outlook import TICK_SECONDS, Outlook
@@ -21,6 +21,8 @@ from lepton_ai.scaling.policy import Floor, Policy, Signal
 
 RECENT = 20  # actions that a decision looks back on
 LATENCY_STEP = 2.0  # times as many replicas at most, for a latency that is too high
+ROUNDING = 1e-6  # of a replica
+LAST = 0.01  # replicas: the last one stays until nobody has called for a while
 OUTAGE_DROP = 0.5  # of the load within a few ticks, with errors or vanished targets: that is no quiet hour
 
 
@@ -34,11 +36,11 @@ class Sample(NamedTuple):
 
 
 class Action(NamedTuple):
-    """A change of the number of replicas that was asked for, by whom, and when (seconds since the epoch)."""
+    """A change that was asked for, by whom, and when (seconds since the epoch): replicas, and bigger ones for as many as they are worth."""
 
     when: float
-    before: int
-    after: int
+    before: float
+    after: float
     by: str = "policy"
 
 
@@ -64,6 +66,9 @@ class Situation:
     actions: Sequence[Action] = ()  # of the past, the newest last
     room: Sequence[str] | None = None  # the host of each further replica that there is room for; None: nobody knows
     hours_today: float = 0.0  # of replicas, since midnight
+    sessions: int = 0  # that load balancers have now; where no replica is, they wait
+    cpus: float | None = None  # that each replica has, where that is known
+    resizable: bool = True  # whether replicas can be made bigger; it may just have failed
     busy: str = ""  # what is under way, such as an update
     errors: float = 0.0  # share of answers
     vanished: float = 0.0  # share of targets
@@ -93,13 +98,29 @@ class Decision:
     cost_change: float  # replica hours per day
     next_check: float
     without_a_host: int | None = None  # how many would serve if the host with most of them were lost
+    cpus: float | None = None  # that each replica has now
+    cpus_wanted: float | None = None  # and is to have, where that is what changes
+    size: float = 1.0  # of a replica now, by one with as many CPUs as the policy's capacities are said for
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return {**self.__dict__, "limits": list(self.limits)}
 
+    @property
+    def acts(self) -> bool:
+        """Return whether anything is to change."""
+        return self.final != self.asked or self.cpus_wanted is not None
 
-Make = Callable[[str, str, int], Decision]  # outcome, reason, final number
+    def action(self) -> Action:
+        """Return what changes."""
+        grown = 1.0 if self.cpus_wanted is None or not self.cpus else self.cpus_wanted / self.cpus
+        return Action(self.when, self.asked * self.size, self.final * self.size * grown)
+
+
+class Make(Protocol):
+    """What makes a record of an outcome, its reason, the final number, and the CPUs of each replica where those change."""
+
+    def __call__(self, outcome: str, reason: str, final: int, cpus: float | None = None) -> Decision: ...
 
 
 def as_decision(record: Mapping[str, Any]) -> Decision:
@@ -109,27 +130,40 @@ def as_decision(record: Mapping[str, Any]) -> Decision:
 
 
 class Want(NamedTuple):
-    """What one rule wants: at least `up`, and no fewer than `keep` for a cut to be worth it."""
+    """What one rule wants: at least `up`, and no fewer than `keep` for a cut to be worth it. Of replicas, which are whole ones in the end."""
 
-    up: int
-    keep: int
+    up: float
+    keep: float
     why: str
+
+    @property
+    def replicas(self) -> int:
+        return _ceil(self.up)
+
+    @property
+    def kept(self) -> int:
+        return _ceil(self.keep)
 
 
 def decide(policy: Policy, situation: Situation) -> Decision:
     """Return what the policy makes of a situation."""
     asked = situation.asked
     missing = {signal.name: trouble for signal in policy.signals if (trouble := _missing(signal, situation))}
-    wants = {signal.name: _want(policy, signal, situation) for signal in policy.signals if signal.name not in missing}
-    raised = max((want.up for want in wants.values()), default=0)
+    size = size_of(policy, situation.cpus)
+    wants = {signal.name: _want(policy, signal, situation, size) for signal in policy.signals if signal.name not in missing}
+    raised = max((want.replicas for want in wants.values()), default=0)
+    if not situation.asked and situation.sessions:
+        wants["waiting"] = Want(1.0, 1.0, f"{situation.sessions} requests wait, and nothing serves")
+        raised = max(raised, 1)
     floor = _floor(policy, situation)
     limits: list[str] = []
 
-    def made(outcome: str, reason: str, final: int) -> Decision:
+    def made(outcome: str, reason: str, final: int, cpus: float | None = None) -> Decision:
+        change = (final * size_of(policy, cpus or situation.cpus) - asked * size) * 24.0
         return Decision(
-            policy.service, situation.now, asked, situation.ready, outcome, reason, raised, final, {name: want.up for name, want in wants.items()},
-            tuple(limits), _inputs(policy, situation, missing), situation.lead_seconds, (final - asked) * 24.0, situation.now + TICK_SECONDS,
-            situation.ready - max(situation.per_host) if situation.per_host else None,
+            policy.service, situation.now, asked, situation.ready, outcome, reason, raised, final, {name: want.replicas for name, want in wants.items()},
+            tuple(limits), _inputs(policy, situation, missing), situation.lead_seconds, change, situation.now + TICK_SECONDS,
+            situation.ready - max(situation.per_host) if situation.per_host else None, situation.cpus if policy.vertical else None, cpus, size,
         )  # fmt: skip
 
     if situation.paused:
@@ -145,7 +179,9 @@ def decide(policy: Policy, situation: Situation) -> Decision:
         limits.append(f"max_replicas {policy.max_replicas}: {target} are wanted")
         target = policy.max_replicas
     if target > asked:
-        return _grow(policy, situation, target, limits, made, _why_up(wants, raised, floor, least))
+        why = _why_up(wants, raised, floor, least)
+        bigger = None if _spared(policy, situation, least) > asked else _bigger(policy, situation, [want.up for want in wants.values()])
+        return _grow(policy, situation, target, limits, made, why) if bigger is None else _resize(policy, situation, bigger, limits, made, why)
     if asked > policy.max_replicas:
         return made("cut", f"max_replicas is {policy.max_replicas}", policy.max_replicas)
     return _cut(policy, situation, least, wants, missing, limits, made)
@@ -171,15 +207,60 @@ def _grow(policy: Policy, situation: Situation, target: int, limits: list[str], 
     ask = policy.approval.grow_alone is not None and target - asked > policy.approval.grow_alone
     if ask:
         limits.append(f"more than {policy.approval.grow_alone} more at once are asked for")
-    budget = policy.budget
-    if budget is not None and (foreseen := situation.hours_today + target * _hours_left(situation)) > budget.replica_hours_per_day:
-        limits.append(f"the budget of {budget.replica_hours_per_day:g} replica hours a day: with {target} it would be {foreseen:.0f} ({budget.beyond})")
-        if budget.beyond == "freeze":
-            return made("hold", f"{why}, and the budget is spent", asked)
-        ask = ask or budget.beyond == "ask"
+    beyond = _beyond_budget(policy, situation, target * size_of(policy, situation.cpus), limits)
+    if beyond == "freeze":
+        return made("hold", f"{why}, and the budget is spent", asked)
     if target <= asked:
         return made("hold", f"{why}, and there is no room", asked)
-    return made("ask" if ask else "grow", why, target)
+    return made("ask" if ask or beyond == "ask" else "grow", why, target)
+
+
+def _resize(policy: Policy, situation: Situation, cpus: float, limits: list[str], made: Make, why: str) -> Decision:
+    """Bigger replicas in place of more."""
+    beyond = _beyond_budget(policy, situation, situation.asked * size_of(policy, cpus), limits)
+    if beyond == "freeze":
+        return made("hold", f"{why}, and the budget is spent", situation.asked)
+    return made("ask" if beyond == "ask" else "grow", why, situation.asked, cpus)
+
+
+def _beyond_budget(policy: Policy, situation: Situation, worth: float, limits: list[str]) -> str:
+    """Return what becomes of growth to what so many replicas are worth, "" where there is budget for it."""
+    budget = policy.budget
+    if budget is None or (foreseen := situation.hours_today + worth * _hours_left(situation)) <= budget.replica_hours_per_day:
+        return ""
+    limits.append(f"the budget of {budget.replica_hours_per_day:g} replica hours a day: with {worth:g} it would be {foreseen:.0f} ({budget.beyond})")
+    return budget.beyond
+
+
+def size_of(policy: Policy, cpus: float | None) -> float:
+    """Return how much a replica with so many CPUs is worth: 1 is one with what the policy's capacities are said for."""
+    return 1.0 if policy.vertical is None or cpus is None else cpus / policy.vertical.cpus
+
+
+def _bigger(policy: Policy, situation: Situation, wanted: Sequence[float]) -> float | None:
+    """Return how many CPUs each replica is to have in place of more replicas; None where they have all that they may have."""
+    if policy.vertical is None or situation.cpus is None or not situation.resizable or not situation.asked:
+        return None
+    cpus = min(_cpus_for(policy, situation, wanted), policy.vertical.max_cpus)
+    return cpus if cpus > situation.cpus else None
+
+
+def _smaller(policy: Policy, situation: Situation, wanted: Sequence[float]) -> float | None:
+    """Return how few CPUs are enough for each replica, None where no fewer are."""
+    if policy.vertical is None or situation.cpus is None or not situation.asked:
+        return None
+    cpus = max(_cpus_for(policy, situation, wanted), policy.vertical.cpus)
+    return cpus if cpus < situation.cpus else None
+
+
+def _cpus_for(policy: Policy, situation: Situation, wanted: Sequence[float]) -> float:
+    """Return how many CPUs each replica needs for the work of so many as they are now."""
+    assert policy.vertical is not None
+    assert situation.cpus is not None
+    asked, vertical = situation.asked, policy.vertical
+    left = max((count for count in range(1, asked + 1) if _spared(policy, situation, count) <= asked), default=asked)
+    needed = situation.cpus * max(wanted, default=0.0) / left
+    return vertical.cpus + vertical.step * _ceil((needed - vertical.cpus) / vertical.step)
 
 
 def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, Want], missing: Mapping[str, str], limits: list[str], made: Make) -> Decision:
@@ -187,11 +268,14 @@ def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, W
     asked = situation.asked
     if missing:
         return made("hold", f"nothing is cut while something is not known: {'; '.join(f'{name}: {why}' for name, why in missing.items())}", asked)
-    keep = _spared(policy, situation, max([least, *(want.keep for want in wants.values())]))
-    if keep >= asked:
+    keep = _spared(policy, situation, max([least, *(want.kept for want in wants.values())]))
+    smaller = None if keep < asked else _smaller(policy, situation, [want.keep for want in wants.values()])
+    if keep >= asked and smaller is None:
         wanting = max(wants.items(), key=lambda item: item[1].keep)
         return made("hold", "nothing to do" if least >= asked else f"{wanting[0]}: {wanting[1].why}", asked)
-    agreeing = sum(want.keep < asked for want in wants.values())
+    would_do = f"{keep} would do" if smaller is None else f"{smaller:g} CPUs each would do"
+    left = asked - 1 if smaller is None else asked * smaller / (situation.cpus or smaller)  # of what there is now, at most
+    agreeing = sum(want.keep <= left + ROUNDING for want in wants.values())
     if agreeing < policy.evidence:
         limits.append(f"evidence: {agreeing} of {policy.evidence} signals agree")
         return made("hold", f"fewer would do for {agreeing} signals, and {policy.evidence} must agree", asked)
@@ -203,21 +287,30 @@ def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, W
     grown = next((action for action in reversed(situation.actions) if action.after > action.before), None)
     if grown is not None and situation.now - grown.when < policy.hold_seconds:
         minutes = (situation.now - grown.when) / 60
-        return made("hold", f"{keep} would do, and there was growth {minutes:.0f} min ago (hold {policy.hold_seconds / 60:g} min)", asked)
-    if _reversals([*situation.actions, Action(situation.now, asked, keep)], situation.now, policy) > policy.flap_budget.reversals:
+        return made("hold", f"{would_do}, and there was growth {minutes:.0f} min ago (hold {policy.hold_seconds / 60:g} min)", asked)
+    if not keep and situation.sessions:
+        return made("hold", f"nobody has called for a while, and {situation.sessions} requests are still under way", asked)
+    if _reversals([*situation.actions, Action(situation.now, 1, 0)], situation.now, policy) > policy.flap_budget.reversals:
         limits.append(f"flap_budget: {policy.flap_budget.reversals} reversals in {policy.flap_budget.within_seconds / 60:g} min")
-        return made("hold", f"{keep} would do, and the direction has changed often enough", asked)
+        return made("hold", f"{would_do}, and the direction has changed often enough", asked)
+    why = "; ".join(f"{name}: {want.why}" for name, want in wants.items())
+    if smaller is not None:
+        return made(_or_ask("cut", 1 - left / asked, policy, limits), why, asked, smaller)
     target = keep
     if policy.max_step_down is not None and asked - target > policy.max_step_down:
         limits.append(f"max_step_down {policy.max_step_down}: {target} would do")
         target = asked - policy.max_step_down
     if asked - target <= policy.dead_band:
         return made("hold", f"{target} would do, which is within the dead band of {policy.dead_band}", asked)
-    ask = (asked - target) / asked > policy.approval.cut_alone
-    if ask:
-        limits.append(f"a cut of more than {policy.approval.cut_alone:.0%} is asked for")
-    why = "; ".join(f"{name}: {want.why}" for name, want in wants.items())
-    return made("ask" if ask else "cut", why, target)
+    return made(_or_ask("cut", (asked - target) / asked, policy, limits), why, target)
+
+
+def _or_ask(outcome: str, share: float, policy: Policy, limits: list[str]) -> str:
+    """Return the outcome of a cut by such a share, or that people are asked."""
+    if share <= policy.approval.cut_alone:
+        return outcome
+    limits.append(f"a cut of more than {policy.approval.cut_alone:.0%} is asked for")
+    return "ask"
 
 
 def _missing(signal: Signal, situation: Situation) -> str:
@@ -234,32 +327,36 @@ def _missing(signal: Signal, situation: Situation) -> str:
     return ""
 
 
-def _want(policy: Policy, signal: Signal, situation: Situation) -> Want:
+def _want(policy: Policy, signal: Signal, situation: Situation, size: float) -> Want:
     value = situation.samples[signal.name].value or 0.0
     if signal.kind == "queue":
-        up = _ceil(situation.ready + value / signal.capacity) if value > signal.capacity else 0
-        return Want(up, 0, f"{value:g} wait, and {signal.capacity:g} may")
+        up = situation.ready + value / signal.capacity if value > signal.capacity else 0.0
+        return Want(up, 0.0, f"{value:g} wait, and {signal.capacity:g} may")
     if signal.kind == "latency":
         factor = min(LATENCY_STEP, value / signal.capacity)
-        return Want(_ceil(situation.ready * factor) if factor > 1 else 0, 0, f"answers take {value:.2g} s, and {signal.capacity:g} is the objective")
-    useful = signal.capacity * policy.max_utilisation
+        return Want(situation.ready * factor if factor > 1 else 0.0, 0.0, f"answers take {value:.2g} s, and {signal.capacity:g} is the objective")
+    capacity = signal.capacity * size
+    useful = capacity * policy.max_utilisation
     load = load_of(signal, value, situation.ready)
     outlook = situation.outlooks.get(signal.name, Outlook(load, load, load, 0.0))
-    up = max(_ceil(outlook.peak / useful), _ceil(load / useful))
-    share = load / (situation.ready * signal.capacity) if situation.ready else math.inf
+    if not policy.min_replicas and 0 < outlook.quiet_seconds >= policy.hold_seconds:
+        return Want(0.0, 0.0, f"nobody has called for {outlook.quiet_seconds / 60:.0f} min")
+    up = max(outlook.peak, load) / useful
+    share = load / (situation.ready * capacity) if situation.ready else math.inf
     known = f"as in {outlook.days:.0f} days before" if outlook.days else "not learned yet, so with a margin"
     growth = f"may be {outlook.peak:.3g} within {situation.lead_seconds:.0f} s ({known})"
-    return Want(up, max(up, _ceil(outlook.keep / useful)), f"{load:.3g} now is {share:.0%} of {situation.ready}, {growth}: that asks for {up}")
+    keep = max(up, outlook.keep / useful, LAST if not policy.min_replicas else 0.0)
+    return Want(up, keep, f"{load:.3g} now is {share:.0%} of {situation.ready}, {growth}: that asks for {_ceil(up)}")
 
 
 def _ceil(value: float) -> int:
-    return math.ceil(value - 1e-9)
+    return math.ceil(value - ROUNDING)
 
 
 def _why_up(wants: Mapping[str, Want], raised: int, floor: Floor | None, least: int) -> str:
     if raised < least:
         return f"at least {least} at this time" if floor is not None and floor.replicas == least else f"min_replicas {least}"
-    name, want = max(wants.items(), key=lambda item: item[1].up)
+    name, want = max(wants.items(), key=lambda item: item[1].replicas)
     return f"{name}: {want.why}"
 
 
@@ -318,16 +415,18 @@ def _inputs(policy: Policy, situation: Situation, missing: Mapping[str, str]) ->
 
 def explain(decision: Decision) -> str:
     """Return a decision in two or three sentences."""
-    change = decision.final - decision.asked
+    change = f"{decision.asked} → {decision.final} ({decision.final - decision.asked:+d})"
+    if decision.cpus_wanted is not None:
+        change = f"{decision.cpus:g} → {decision.cpus_wanted:g} CPUs for each of {decision.asked}"
     heads = {
-        "grow": f"{decision.service} {decision.asked} → {decision.final} ({change:+d}).",
-        "cut": f"{decision.service} {decision.asked} → {decision.final} ({change:+d}).",
-        "ask": f"{decision.service} would go {decision.asked} → {decision.final} ({change:+d}), and waits for a person's word.",
+        "grow": f"{decision.service} {change}.",
+        "cut": f"{decision.service} {change}.",
+        "ask": f"{decision.service} would go {change}, and waits for a person's word.",
         "hold": f"{decision.service} stays at {decision.asked}, of which {decision.ready} serve.",
     }
     reason = decision.reason[:1].upper() + decision.reason[1:]
     limited = f" Limited by {'; '.join(decision.limits)}." if decision.limits else ""
-    cost = f" That is {decision.cost_change:+.0f} replica hours a day." if change else ""
+    cost = f" That is {decision.cost_change:+.0f} replica hours a day." if decision.acts else ""
     left = decision.without_a_host
     lost = f" Without its fullest host {left or 'none'} would serve." if left is not None and decision.asked > 1 else ""
     return f"{heads[decision.outcome]} {reason}.{limited}{cost}{lost}"

@@ -34,12 +34,16 @@ TINY = 1e-9
 
 
 class Outlook(NamedTuple):
-    """Load now (its mean of a minute), how high it may get within the lead, and what may be wanted within the time of hold."""
+    """Load now (its mean of a minute), how high it may get within the lead, and what may be wanted within the time of hold.
+
+    `quiet_seconds` is for how long there was none at all.
+    """
 
     level: float
     peak: float
     keep: float
     days: float  # that were learned from
+    quiet_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,14 @@ class LoadHistory:
 
     def outlook(self) -> Outlook:
         """Return what is expected now. At least one tick must have been added."""
-        level = self._mean(LEVEL)
+        level, quiet = self._mean(LEVEL), self._zeros * TICK_SECONDS
         if self._peak is None or self._keep is None:
-            return Outlook(level, level * UNKNOWN, level * UNKNOWN, 0.0)
+            return Outlook(level, level * UNKNOWN, level * UNKNOWN, 0.0, quiet)
         features, unrest = self._now()
         most = BEYOND * self._highest
         peak = min(most, level * math.exp(min(LARGEST, float(self._peak.growth(features, unrest)))))
         keep = min(most, peak * math.exp(min(LARGEST, float(self._keep.growth(features, unrest)))))
-        return Outlook(level, peak, keep, self._learned / DAY)
+        return Outlook(level, peak, keep, self._learned / DAY, quiet)
 
     def _mean(self, ticks: int, sums: list[float] | None = None) -> float:
         sums = self._sums if sums is None else sums

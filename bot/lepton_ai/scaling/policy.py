@@ -72,6 +72,14 @@ class FlapBudget(Part):
     within_seconds: float = Field(default=3600, gt=0)
 
 
+class Vertical(Part):
+    """How far replicas are made bigger before there are more of them, by `service resize`, and smaller when there cannot be fewer."""
+
+    cpus: float = Field(gt=0, description="What a replica has at least. The capacities of the signals are those of such a replica.")
+    max_cpus: float = Field(gt=0)
+    step: float = Field(default=1.0, gt=0, description="In which steps; whole ones for nodes.")
+
+
 class Approval(Part):
     """What is done without asking anybody."""
 
@@ -85,7 +93,7 @@ class Policy(Part):
 
     service: str
     mode: Literal["live", "shadow", "paused"] = Field(default="shadow", description="shadow: decide and keep records, and do nothing. paused: nothing.")
-    min_replicas: int = Field(ge=1)
+    min_replicas: int = Field(ge=0, description="0: none, when nobody has called for hold_seconds; whoever calls then waits for the first one.")
     max_replicas: int = Field(ge=1)
     signals: list[Signal] = Field(min_length=1)
     max_utilisation: float = Field(default=0.9, gt=0, le=1, description="The share of its capacity at which a replica is too busy.")
@@ -94,6 +102,7 @@ class Policy(Part):
     )
     risk: float = Field(default=0.002, gt=0, lt=0.5, description="In which share of all moments load may outgrow what is there before more can be.")
     hold_seconds: float = Field(default=1800, ge=0, description="No cut so soon after growth, nor of what is likely to be needed again within that time.")
+    vertical: Vertical | None = None
     max_step_up: int | None = Field(default=None, ge=1)
     max_step_down: int | None = Field(default=None, ge=1)
     dead_band: int = Field(default=0, ge=0, description="Cuts of so few replicas are not worth it.")
@@ -110,6 +119,8 @@ class Policy(Part):
             raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
         if self.max_step_down is not None and self.dead_band >= self.max_step_down:
             raise ValueError(f"dead_band {self.dead_band} leaves out every cut that max_step_down {self.max_step_down} allows")
+        if self.vertical is not None and self.vertical.max_cpus <= self.vertical.cpus:
+            raise ValueError(f"vertical: max_cpus {self.vertical.max_cpus:g} is no more than cpus {self.vertical.cpus:g}")
         high = next((floor for floor in self.floors if floor.replicas > self.max_replicas), None)
         if high is not None:
             raise ValueError(f"a floor of {high.replicas} replicas is above max_replicas {self.max_replicas}")

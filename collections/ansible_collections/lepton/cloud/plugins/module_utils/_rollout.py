@@ -56,7 +56,7 @@ def create_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     service = _declared(name, declared)
     if arguments.get("image"):
         service = replace(service, image=arguments["image"])
-    count = check_replicas(name, service, service.min_replicas if arguments.get("replicas") is None else arguments["replicas"])
+    count = _first_replicas(name, service, arguments.get("replicas"))
     scene = look(name, answers, service)
     if scene.wanted is not None:
         raise ServiceError("there is a service %s already: use service update or service scale" % name)
@@ -70,6 +70,11 @@ def create_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
     planner.up(count)
     planner.want_no_more(group=name)
     return planner.steps
+
+
+def _first_replicas(name: str, service: Service, replicas: int | None) -> int:
+    """Return how many replicas a service begins with: as few as it may have, and one of those that may have none."""
+    return check_replicas(name, service, max(1, service.min_replicas) if replicas is None else replicas)
 
 
 def _own_port(scene: Scene, service: Service, answers: Answers) -> None:
@@ -95,7 +100,7 @@ def adopt_service(arguments: Mapping[str, Any], answers: Answers, declared: Mapp
     """
     name = check_name(arguments["service"])
     service = _declared(name, declared)
-    count = check_replicas(name, service, service.min_replicas if arguments.get("replicas") is None else arguments["replicas"])
+    count = _first_replicas(name, service, arguments.get("replicas"))
     scene = look(name, answers, service)
     _everybody(scene, "adopted")
     replaced = {host: _replaced(host, answers[BALANCERS][host], service.listen_port) for host in scene.balancers}
@@ -212,17 +217,38 @@ def update_service(arguments: Mapping[str, Any], answers: Answers, declared: Map
         paths = (name, before.health_path, service.health_path)
         raise ServiceError("%s is checked on %s, and all replicas of a service on one path: have the new image answer there too, not only on %s" % paths)
     _own_port(scene, service, answers)
+    again = bool(arguments.get("again"))
+    old = [item for item in scene.alive() if again or _outdated(item, service, scene)]
+    return _rolled(scene, before, service, old, again=again)
+
+
+def resize_service(arguments: Mapping[str, Any], answers: Answers, _declared_services: Mapping[str, Any]) -> list[Step]:
+    """Plan another size of every replica. Containers and nodes go on serving meanwhile; pods are replaced, as Kubernetes does that."""
+    name = check_name(arguments["service"])
+    scene = look(name, answers)
+    before = _wanted(scene)
+    service = read_service(name, {**before.to_fields(), **{field: arguments[field] for field in ("cpus", "memory") if arguments.get(field) is not None}})
+    _everybody(scene, "resized")
+    for replica in scene.alive():
+        if service.cpus and replica.max_cpus and service.cpus > replica.max_cpus:
+            most = (replica.name, replica.max_cpus, service.cpus)
+            raise ServiceError("%s can be given %d vCPUs while it runs, and not %g: it was made with that reserved" % most)
+    return _rolled(scene, before, service, [])
+
+
+def _rolled(scene: Scene, before: Service, service: Service, old: Sequence[Replica], *, again: bool = False) -> list[Step]:
+    """Plan that a service becomes what is declared now: the `old` of its replicas are replaced, and the others resized where they serve."""
+    name = scene.name
     count = check_replicas(name, service, min(max(scene.wanted_replicas, service.min_replicas), service.max_replicas))
     planner = _planner(scene, service)
     _current(scene, planner)
     planner.stops = ALL
     if isinstance(planner, PodPlanner):
-        planner.roll(count, again=bool(arguments.get("again")))
+        planner.roll(count, again=again)
         if service != before or count != scene.wanted_replicas:
             planner.want(declaration=True, replicas=count if count != scene.wanted_replicas else None, group=name)
             planner.want_no_more(group=name)
         return planner.steps
-    old = [item for item in scene.alive() if arguments.get("again") or _outdated(item, service, scene)]
     rolled: list[tuple[Replica, Replica]] = []
     for replica in old:
         new = planner.room()[1]

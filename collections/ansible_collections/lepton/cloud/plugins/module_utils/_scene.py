@@ -36,6 +36,7 @@ class Replica:
     image_id: str = ""
     cpus: float | None = None
     memory: str | None = None
+    max_cpus: int | None = None  # that a node can have without a restart
     age: int | None = None  # seconds since it was started
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by balancer
 
@@ -151,6 +152,7 @@ def _found(name: str, answers: Answers) -> Iterator[Replica]:
                         image_id=item.get("image_id", ""),
                         cpus=size[kind.cpus],
                         memory=size["memory"],
+                        max_cpus=item.get("max_vcpus"),
                         age=item.get("age_seconds"),
                     )
 

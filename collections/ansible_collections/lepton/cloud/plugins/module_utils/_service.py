@@ -158,8 +158,9 @@ def _check(name: str, service: Service) -> None:
     for field in ("port", "listen_port"):
         if not 0 < getattr(service, field) < 65536:
             raise ServiceError("service %s: %s: %d is not a port" % (name, field, getattr(service, field)))
-    if not 1 <= service.min_replicas <= service.max_replicas <= 1000:
-        raise ServiceError("service %s: expected 1 <= min_replicas <= max_replicas <= 1000, not %d and %d" % (name, service.min_replicas, service.max_replicas))
+    if not 0 <= service.min_replicas <= service.max_replicas <= 1000 or not service.max_replicas:
+        bounds = (name, service.min_replicas, service.max_replicas)
+        raise ServiceError("service %s: expected 0 <= min_replicas <= max_replicas <= 1000, and max_replicas of 1 at least, not %d and %d" % bounds)
     if not 0 <= service.max_error_rate <= 1:
         raise ServiceError("service %s: max_error_rate: expected a share from 0 to 1, not %g" % (name, service.max_error_rate))
     if service.backend != "deployment" and (service.cluster is not None or service.deployment is not None):

@@ -14,7 +14,7 @@ import json
 from typing import Any, Callable, Mapping, Sequence
 
 from ._placement import PlacementError, locate
-from ._rollout import adopt_service, balance_service, create_service, delete_service, reconcile_service, scale_service, update_service
+from ._rollout import adopt_service, balance_service, create_service, delete_service, reconcile_service, resize_service, scale_service, update_service
 from ._service import ServiceError
 from ._units import format_size, parse_size
 
@@ -208,6 +208,7 @@ PLANNERS: dict[str, Planner] = {
     "service.create": create_service,
     "service.delete": delete_service,
     "service.reconcile": reconcile_service,
+    "service.resize": resize_service,
     "service.scale": scale_service,
     "service.update": update_service,
 }
