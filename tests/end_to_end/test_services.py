@@ -10,13 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,6 @@ import yaml
 from tests.conftest import ROOT, eventually
 from tests.end_to_end.test_people import virsh
 from tests.load import load
-from tests.prometheus import running_prometheus
 from tests.warm import ansible
 
 from lepton_ai.containers import Container
@@ -433,81 +428,3 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=2).is_success
     except httpx.HTTPError:
         return False
-
-
-@pytest.fixture
-def prometheus(workspace_stand: Stand, tmp_path: Path) -> Iterator[str]:
-    """A Prometheus that reads HAProxy's own metrics every second."""
-    stand = workspace_stand
-    assert stand.balancer is not None
-    metrics = free_port()
-    exporter = stand.balancer.folder / "services" / "metrics.cfg"
-    exporter.write_text(f"frontend metrics\n  bind 127.0.0.1:{metrics}\n  http-request use-service prometheus-exporter if {{ path /metrics }}\n")
-    master = f"echo reload | nc -NU {stand.balancer.folder}/master.sock"
-    subprocess.run(["sh", "-c", master], check=True, capture_output=True)
-    job = {"job_name": "haproxy", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{metrics}"]}]}
-    with running_prometheus(tmp_path, {"scrape_configs": [job]}) as running:
-        yield running.url
-    exporter.unlink(missing_ok=True)
-    subprocess.run(["sh", "-c", master], check=True, capture_output=True)
-
-
-@contextmanager
-def light_load(url: str) -> Iterator[list[int]]:
-    """Ask a few times a second meanwhile; what is yielded holds the statuses."""
-    statuses: list[int] = []
-    ended = threading.Event()
-
-    def ask() -> None:
-        with httpx.Client(timeout=30) as client:
-            while not ended.wait(0.2):
-                statuses.append(client.get(url).status_code)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield statuses
-    finally:
-        ended.set()
-        thread.join(40)
-
-
-@pytest.mark.prometheus
-def test_a_policy_grows_and_cuts_it_with_nobody_awake(site: Site, prometheus: str) -> None:
-    """The whole loop: HAProxy's metrics, Prometheus, a decision, `service scale`, containers, HAProxy; and no request is lost."""
-    stand, settings = site.stand, site.stand.site / "lepton.yml"
-    before = settings.read_text()
-    wanted = yaml.safe_load(before)
-    wanted["scaling"] = {"prometheus": prometheus}
-    wanted["access"]["roles"]["scaler"] = {"operations": ["service.scale"], "targets": ["service/chat"]}
-    wanted["access"]["grants"].append({"role": "scaler", "principals": ["policy:chat"]})
-    signal = {"name": "requests", "promql": 'sum(rate(haproxy_backend_http_requests_total{proxy="chat"}[10s]))', "capacity": 40}
-    policy = {"service": "chat", "mode": "live", "min_replicas": 1, "max_replicas": 4, "hold_seconds": 30, "signals": [signal]}
-    (stand.site / "policies").mkdir(exist_ok=True)
-    (stand.site / "policies/chat.yml").write_text(yaml.safe_dump(policy))
-    stand.bot.stop()
-    settings.write_text(yaml.safe_dump(wanted))
-    stand.start_bot()
-    try:
-        with load(site.url) as counted:
-            eventually(lambda: len([status for _address, status in site.servers().values() if status == "UP"]) == 4, 180)
-        with light_load(site.url) as statuses:
-            eventually(lambda: list(site.servers()) and len(site.servers()) == 1 and len(site.containers(running=False)) == 1, 300)
-    finally:
-        stand.bot.stop()
-        shutil.rmtree(stand.site / "policies")
-        settings.write_text(before)
-        stand.start_bot()
-    assert counted.requests > 1000
-    assert counted.dropped == 0, counted
-    assert set(statuses) == {200}
-    environment = {**os.environ, "LEPTON_SITE": str(stand.site)}
-
-    def lepton(*words: str) -> str:
-        return subprocess.run([ROOT / ".venv/bin/lepton", *words], capture_output=True, text=True, check=True, env=environment).stdout
-
-    told = lepton("scaling", "history", "chat")
-    assert re.search(r"chat 1 → [2-4] \(\+\d\)\. Requests: ", told), told
-    assert re.search(r"chat [2-4] → 1 \(-\d\)\. ", told), told
-    assert re.search(r"grew, all served within \d+ s\.", told), told
-    assert "policy:chat" in {run["principal"] for run in json.loads(lepton("runs", "--json")) if run["operation"] == "service.scale"}
