@@ -142,7 +142,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 running = subprocess.Popen(inside_command(folder, "sh", "-c", program), stdout=log, stderr=log)
             ends.callback(running.wait, 30)
             ends.callback(running.terminate)
-        eventually(lambda: answers(f"http://127.0.0.1:{listen}/"))
+        ready = [f"http://127.0.0.1:{port}" for port in (f"{listen}/", f"{ports['prometheus']}/-/ready", f"{ports['alertmanager']}/-/ready")]
+        eventually(lambda: all(map(answers, ready)))
         yield Stack(folder, f"http://127.0.0.1:{ports['prometheus']}", f"http://127.0.0.1:{ports['alertmanager']}", again)
 
 
@@ -236,6 +237,34 @@ def test_a_host_that_could_not_be_asked_is_refused(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text(json.dumps(hosts))
     assert "far cannot be asked by here: set lepton_metrics.address of each" in refused()
     assert not list((tmp_path / "etc-prometheus").iterdir())
+
+
+def test_ipv6_addresses_stand_in_brackets_before_their_ports(tmp_path: Path) -> None:
+    def host(address: str) -> dict[str, Any]:
+        return {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "lepton_metrics": {"address": address}}
+
+    variables = {
+        "monitoring_alert_token": "t", "monitoring_grafana": False, "monitoring_manage_service": False, "exporters_manage_service": False,
+        "load_balancer_manage_service": False,
+    }  # fmt: skip
+    hosts = {"here": host("fd00::7"), "other": host("fd00::8")}
+    groups = {name: {"hosts": hosts} for name in ("load_balancers", "monitors")}
+    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}, **groups}))
+    roles = [f"lepton.cloud.{name}" for name in ("load_balancer", "exporters", "monitoring")]
+    (tmp_path / "play.yml").write_text(
+        json.dumps([{"hosts": "here", "gather_facts": True, "gather_subset": ["min", "pkg_mgr", "service_mgr"], "roles": roles}])
+    )
+    command = [str(ROOT / ".venv/bin/ansible-playbook"), "-i", str(tmp_path / "hosts.yml"), "--skip-tags", "install", str(tmp_path / "play.yml")]
+    assert changed(inside(tmp_path, *command)) > 0
+    for name in ("prometheus", "prometheus-node-exporter", "prometheus-alertmanager"):
+        assert "--web.listen-address=[fd00::7]:" in (tmp_path / "etc-default" / name).read_text()
+    assert "--cluster.peer=[fd00::8]:9094" in (tmp_path / "etc-default/prometheus-alertmanager").read_text()
+    assert "bind [fd00::7]:8405" in (tmp_path / "etc-haproxy/haproxy.cfg").read_text()
+    written = (tmp_path / "etc-prometheus/prometheus.yml").read_text()
+    assert '["[fd00::7]:9093", "[fd00::8]:9093"]' in written
+    assert "[fd00::8]:9100" in (tmp_path / "etc-prometheus/lepton-targets/node.json").read_text()
+    checked = inside(tmp_path, "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("path", RULES, ids=lambda path: str(path.stem))

@@ -27,7 +27,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
         "monitoring": ["install"],
         "image": ["build", "list", "move", "push", "remove"],
         "node": ["abandon", "console", "create", "list", "reboot", "rebuild", "release", "resize", "show", "start", "stop"],
-        "service": ["adopt", "balance", "create", "delete", "list", "reconcile", "scale", "show", "update"],
+        "service": ["adopt", "balance", "create", "delete", "list", "reconcile", "resize", "scale", "show", "update"],
     }
     assert all(operation.guarded for operation in catalog)
     assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {
