@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
 import pytest
+from ansible_collections.lepton.cloud.plugins.module_utils._fleet import Request
 from ansible_collections.lepton.cloud.plugins.module_utils._placement import PlacementError, choose, locate, place
 
 GIB = 1 << 30
@@ -7,6 +10,11 @@ GIB = 1 << 30
 
 def room(vcpus: int, gigabytes: int, *nodes: str) -> dict[str, object]:
     return {"capacity": {"vcpus_free": vcpus, "memory_free": gigabytes * GIB}, "nodes": [{"name": name} for name in nodes]}
+
+
+def put(*, host: str | None, answers: dict[str, dict[str, object]], policy: str = "spread", **request: Any) -> tuple[str, str]:
+    labels = {"a": {"rack": "1"}, "b": {"rack": "2"}}
+    return place("web-1", Request(cpus=2000, memory=GIB, **request), host=host, answers=answers, labels=labels, policy=policy)
 
 
 def has(*nodes: str) -> dict[str, object]:
@@ -32,19 +40,31 @@ def test_none_and_several_are_errors(answers: dict[str, dict[str, object]], mess
 
 
 def test_the_host_with_most_free_memory_is_chosen_and_the_reason_given() -> None:
-    host, why = place("web-1", vcpus=2, memory=GIB, host=None, answers={"a": room(8, 4), "b": room(8, 16), "c": room(1, 64)})
+    host, why = put(host=None, answers={"a": room(8, 4), "b": room(8, 16), "c": room(1, 64)})
     assert host == "b"
-    assert "16GiB of 2 hosts" in why
+    assert why == "the best of 2 hosts that can have it, by policy spread: 6 vCPUs and 15GiB are left there then"
+    assert put(host=None, answers={"a": room(8, 4), "b": room(8, 16)}, policy="best_fit")[0] == "a"
+
+
+def test_labels_of_hosts_and_of_what_runs_there_are_heeded() -> None:
+    answers = {"a": {**room(8, 64), "nodes": [{"name": "db-1", "labels": {"app": "db"}}]}, "b": room(8, 16)}
+    assert put(host=None, answers=answers, apart=("app=db",))[0] == "b"
+    assert put(host=None, answers=answers, near=("app=db",))[0] == "a"
+    assert put(host=None, answers=answers, labels=(("rack", "2"),))[0] == "b"
+    with pytest.raises(PlacementError, match="a: app=db runs there, and is to be apart; b: its label rack is 2, and not 1"):
+        put(host=None, answers=answers, apart=("app=db",), labels=(("rack", "1"),))
+    with pytest.raises(PlacementError, match="b: drained by ada: new memory"):
+        put(host=None, answers={"b": {**room(8, 16), "closed": "drained by ada: new memory"}})
 
 
 def test_a_node_that_exists_stays_where_it_is() -> None:
-    assert place("web-1", vcpus=2, memory=GIB, host=None, answers={"a": room(8, 64), "b": room(0, 0, "web-1")})[0] == "b"
+    assert put(host=None, answers={"a": room(8, 64), "b": room(0, 0, "web-1")})[0] == "b"
 
 
 @pytest.mark.parametrize(
     ("host", "answers", "message"),
     [
-        (None, {"a": room(1, 64), "b": room(64, 0)}, "no host has room for 2 vCPUs and 1GiB: a has 1 vCPUs"),
+        (None, {"a": room(1, 64), "b": room(64, 0)}, "no host can have a node with 2 vCPUs and 1GiB: b: it has 0B free of 1GiB; a: it has 1 CPUs free of 2"),
         ("x", {"a": room(8, 8)}, "there is no host x: expected one of a"),
         ("a", {"a": room(8, 8), "b": room(8, 8, "web-1")}, "exists already on b"),
         (None, {"a": {}}, "a node web-1 may exist already; a did not answer"),
@@ -54,7 +74,7 @@ def test_a_node_that_exists_stays_where_it_is() -> None:
 )
 def test_no_room_and_wrong_hosts_are_said(host: str | None, answers: dict[str, dict[str, object]], message: str) -> None:
     with pytest.raises(PlacementError, match=message):
-        place("web-1", vcpus=2, memory=GIB, host=host, answers=answers)
+        put(host=host, answers=answers)
 
 
 def test_what_may_be_there_already_goes_where_it_is_or_where_it_is_told_to_go() -> None:

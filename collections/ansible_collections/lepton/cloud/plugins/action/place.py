@@ -10,6 +10,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ..module_utils._fleet import WHOLE, Request
+from ..module_utils._packing import POLICIES
 from ..module_utils._placement import PlacementError, place, place_container
 from ..module_utils._units import parse_size
 from ..plugin_utils._answers import answers_of
@@ -20,7 +22,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("node", "container", "image", "vcpus", "cpus", "memory", "host", "group", "answers"))
+    _VALID_ARGS = frozenset(("node", "container", "image", "vcpus", "cpus", "memory", "host", "group", "answers", "host_labels", "near", "apart", "policy"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -32,8 +34,22 @@ class ActionModule(ActionBase):
                 cpus = float(args.get("cpus") or 0)
                 host, why = place_container(args["container"], image=args.get("image"), cpus=cpus, memory=memory, host=wanted, answers=answers)
             else:
-                host, why = place(args["node"], vcpus=int(args["vcpus"]), memory=memory, host=wanted, answers=answers)
+                hostvars = (task_vars or {})["hostvars"]
+                labels = {name: _labels(hostvars[name].get("lepton_labels")) for name in answers}
+                words = [str(pair).partition("=") for pair in args.get("host_labels") or ()]
+                request = Request(
+                    cpus=int(args["vcpus"]) * WHOLE, memory=memory, labels=tuple((name, value) for name, _equals, value in words),
+                    near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())),
+                )  # fmt: skip
+                policy = str(args.get("policy") or "spread")
+                if policy not in POLICIES:
+                    raise PlacementError("there is no policy %s: expected one of %s" % (ascii(policy[:40]), ", ".join(POLICIES)))
+                host, why = place(args["node"], request, host=wanted, answers=answers, labels=labels, policy=policy)
         except PlacementError as error:
             raise AnsibleActionFail(str(error)) from error
         result.update(changed=False, host=host, why=why)
         return result
+
+
+def _labels(given: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in dict(given or {}).items()}

@@ -37,7 +37,7 @@ CLUSTERS = "clusters"  # the hosts of services whose replicas are pods
 def room_of(answer: Mapping[str, Any]) -> Room:
     """Return what a host has left, as M(lepton.cloud.container_host_info) or M(lepton.cloud.host_info) tell it."""
     room, cpus = (answer["capacity"], "vcpus_free") if "capacity" in answer else (answer["room"], "cpus_free")
-    return Room(room[cpus], room["memory_free"], tuple(answer["ports_free"]), answer["address"])
+    return Room(room[cpus], room["memory_free"], tuple(answer["ports_free"]), answer["address"], answer.get("closed") or "")
 
 
 def images_of(answer: Mapping[str, Any]) -> dict[str, str]:

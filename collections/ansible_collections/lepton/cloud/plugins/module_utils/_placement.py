@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Collection, Mapping, NamedTuple
 
+from ._fleet import MIB, WHOLE, Fleet, Free, Host, Request, lacking, nearest_miss
+from ._packing import POLICIES, Mix
 from ._units import format_size
 
-MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 class PlacementError(ValueError):
@@ -65,11 +68,13 @@ def _may_have_it(silent: list[str], answers: Mapping[str, Mapping[str, Any]]) ->
     return "".join("; %s did not answer and may have it: %s" % (host, answers[host].get("msg", "not reached")) for host in silent)
 
 
-def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+def place(
+    node: str, request: Request, *, host: str | None, answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Mapping[str, str]], policy: str = "spread"
+) -> tuple[str, str]:
     """Return (host, why) for a new node, or the host that already has a node of this name.
 
-    `answers` holds each host's `capacity` and `nodes` as M(lepton.cloud.host_info) returns them, empty for a host that
-    did not answer. The host with most free memory is chosen; ties go to the first name.
+    `answers` holds each host's `capacity` and `nodes` as M(lepton.cloud.host_info) returns them, empty for a host that did not answer;
+    `labels` are the hosts' own, of the inventory. What runs on a host counts by its nodes' labels, as C(NAME=VALUE).
     """
     having = _having(node, answers, "node")
     if host is not None:
@@ -81,44 +86,61 @@ def place(node: str, *, vcpus: int, memory: int, host: str | None, answers: Mapp
     silent = _silent(answers, "node")
     if silent and host is None:
         raise PlacementError("a node %s may exist already%s. Name a host if you know that it does not" % (node, _may_have_it(silent, answers)))
-    rooms = {name: answer["capacity"] for name, answer in answers.items() if answer.get("capacity") and host in (None, name)}
-    fitting = [name for name, room in rooms.items() if room["vcpus_free"] >= vcpus and room["memory_free"] >= memory]
-    if not fitting:
-        shown = "; ".join(
-            "%s has %d vCPUs and %s free" % (name, room["vcpus_free"], format_size(room["memory_free"] // MIB * MIB)) for name, room in sorted(rooms.items())
-        )
-        raise PlacementError("no host has room for %d vCPUs and %s: %s" % (vcpus, format_size(memory), shown or "no host answered"))
-    best = min(fitting, key=lambda name: (-rooms[name]["memory_free"], name))
-    return best, "most free memory: %s of %d hosts with room" % (format_size(rooms[best]["memory_free"] // MIB * MIB), len(fitting))
+    hosts = [_as_host(name, answer, labels.get(name, {})) for name, answer in sorted(answers.items()) if answer.get("capacity") and host in (None, name)]
+    best = Fleet(hosts, POLICIES[policy](Mix([request], hosts))).choose(request)
+    if best is None:
+        asked = "%g vCPUs and %s" % (request.cpus / WHOLE, format_size(request.memory))
+        why = "; ".join("%s: %s" % pair for pair in nearest_miss(hosts, request))
+        raise PlacementError("no host can have a node with %s: %s" % (asked, why or "no host answered"))
+    fitting = sum(not lacking(item, request) for item in hosts)
+    left = "%g vCPUs and %s are left there then" % (best.left.cpus / WHOLE, format_size(best.left.memory // MIB * MIB))
+    return best.host, "the best of %d hosts that can have it, by policy %s: %s" % (fitting, policy, left)
+
+
+def _as_host(name: str, answer: Mapping[str, Any], labels: Mapping[str, str]) -> Host:
+    room = answer["capacity"]
+    carries = Counter("%s=%s" % pair for node in answer.get("nodes", ()) for pair in node.get("labels", {}).items())
+    whole = room.get("vcpus", room["vcpus_free"]) * WHOLE, room.get("memory", room["memory_free"])
+    free = Free(room["vcpus_free"] * WHOLE, room["memory_free"], all_cpus=whole[0], all_memory=whole[1])
+    return Host(name, free, labels, carries, answer.get("closed") or "")
 
 
 class Room(NamedTuple):
-    """What a host has free for containers. Memory in bytes; `ports` can be published on `address`."""
+    """What a host has free for replicas, and why nothing new may go there. Memory in bytes; `ports` can be published on `address`."""
 
     cpus: float
     memory: int
     ports: tuple[int, ...]
     address: str
+    closed: str = ""
 
     def without(self, cpus: float, memory: int, port: int) -> Room:
         """Return what is left when a replica has been given this."""
-        return Room(self.cpus - cpus, self.memory - memory, tuple(other for other in self.ports if other != port), self.address)
+        return self._replace(cpus=self.cpus - cpus, memory=self.memory - memory, ports=tuple(other for other in self.ports if other != port))
 
 
 def place_replica(rooms: Mapping[str, Room], *, cpus: float, memory: int, counts: Mapping[str, int], having: Collection[str]) -> str:
     """Return the host for one more replica of a service, of those that have room for it.
 
     `counts` is how many replicas each host has already, `having` the hosts that have the image. The fewest replicas first, then the
-    hosts that need not fetch the image, then most free memory; ties go to the first name.
+    hosts that need not fetch the image, then most left, where a CPU counts as much as a GiB; ties go to the first name.
     """
-    fitting = [host for host, room in rooms.items() if room.cpus >= cpus and room.memory >= memory and room.ports]
-    if not fitting:
-        shown = "; ".join(
-            "%s has %g CPUs, %s and %d ports free" % (host, room.cpus, format_size(room.memory // MIB * MIB), len(room.ports))
-            for host, room in sorted(rooms.items())
+    hosts = [
+        Host(
+            host,
+            Free(round(room.cpus * WHOLE), room.memory, all_cpus=WHOLE, all_memory=GIB),
+            {"image": "there"} if host in having else {},
+            {"replicas": counts.get(host, 0)},
+            room.closed or ("" if room.ports else "it has no port free"),
         )
-        raise PlacementError("no host has room for a replica with %g CPUs and %s: %s" % (cpus, format_size(memory), shown or "no container host answered"))
-    return min(fitting, key=lambda host: (counts.get(host, 0), host not in having, -rooms[host].memory, host))
+        for host, room in sorted(rooms.items())
+    ]
+    request = Request(round(cpus * WHOLE), memory, preferred=(("image", "there"),), group="replicas", spread="host")
+    best = Fleet(hosts, POLICIES["spread"](Mix([request], hosts))).choose(request)
+    if best is None:
+        why = "; ".join("%s: %s" % pair for pair in nearest_miss(hosts, request)) or "no host answered"
+        raise PlacementError("no host has room for a replica with %g CPUs and %s: %s" % (cpus, format_size(memory), why))
+    return best.host
 
 
 def room_for(rooms: Mapping[str, Room], *, cpus: float, memory: int, most: int) -> list[str]:

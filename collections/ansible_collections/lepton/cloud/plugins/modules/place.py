@@ -47,6 +47,28 @@ options:
     description:
       - Only this host will do.
     type: str
+  host_labels:
+    description:
+      - Labels that a node's host must have, each as NAME=VALUE. Hosts have theirs in the variable C(lepton_labels).
+    type: list
+    elements: str
+  near:
+    description:
+      - Labels of nodes, each as NAME=VALUE. Only a host that has such a node will do.
+    type: list
+    elements: str
+  apart:
+    description:
+      - Labels of nodes, each as NAME=VALUE. Only a host that has no such node will do.
+    type: list
+    elements: str
+  policy:
+    description:
+      - Which of the hosts that could have it is best. V(spread) leaves most on the host, in proportion to its size, and V(pack) leaves least.
+      - V(best_fit) leaves least, by the largest host's size. V(usable) and V(fragmentation) keep GPUs usable for what else may come.
+    type: str
+    choices: [usable, fragmentation, best_fit, pack, spread]
+    default: spread
   group:
     description:
       - The group of all hosts that may have it, whatever the run is limited to.
