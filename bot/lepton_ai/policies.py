@@ -79,9 +79,11 @@ def history(settings: Settings, store: Store, service: str, limit: int) -> list[
 def undoing(store: Store, service: str) -> tuple[int, float, str]:
     """Return the number of replicas before what a policy did last, until when that is to hold, and why."""
     lately = records(store, service, time.time(), 50, ("grow", "cut"))
-    done = next((record for record in lately if record["acted"] and record["final"] != record["asked"]), None)
+    done = next((record for record in lately if record["acted"]), None)
     if done is None:
         raise LeptonError(f"the policy of {service} has done nothing lately that could be undone")
+    if done["final"] == done["asked"]:
+        raise LeptonError(f"the policy of {service} changed the size of its replicas last", hint=f"lepton run service resize {service} cpus={done['cpus']:g}")
     return int(done["asked"]), time.time() + UNDO_SECONDS, f"undone: {done['asked']} → {done['final']}"
 
 

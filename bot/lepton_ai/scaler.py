@@ -25,7 +25,7 @@ from lepton_ai.metrics import Metrics
 from lepton_ai.observing import Stands, errors_of, room_of_hosts, sample_of, stands
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE, Run, State
-from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Situation, decide, explain, load_of, size_of
+from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Situation, as_decision, decide, explain, load_of, size_of
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
 from lepton_ai.scaling.policy import FIRST_LEAD, Policy, Signal, differences, load_policy
 from lepton_ai.scaling.series import Reading, from_prometheus, now_from_prometheus
@@ -56,10 +56,11 @@ class _Watched:
     loads: list[float] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
     asked: int | None = None  # how many replicas were wanted last
+    size: float = 1.0  # and of which size
     under_way: tuple[str, dict[str, Any]] | None = None  # our run that has not ended, and the record of its decision
     leads: list[float] = field(default_factory=list)
     failures: int = 0  # one after the other
-    not_before: float = 0.0  # nothing is asked for, after what failed
+    not_before: dict[bool, float] = field(default_factory=dict)  # nothing is cut (True) or grows before, after that failed
     hours: tuple[int, float] = (0, 0.0)  # day, and replica hours of it
     resizes_from: float = 0.0  # no size is asked for before, after one could not be had
 
@@ -69,11 +70,12 @@ class _Watched:
             return self.policy.lead_seconds
         return usual(self.leads) if self.leads else FIRST_LEAD
 
-    def in_vain(self, when: float, *, resize: bool) -> None:
+    def in_vain(self, when: float, record: Mapping[str, Any]) -> None:
         """Wait longer and longer after what failed or was refused. Where a size could not be had, more replicas are the other way."""
         self.failures += 1
-        self.not_before = when + TICK_SECONDS * min(2**self.failures, MOST_PATIENT)
-        if resize:
+        failed = as_decision(record)
+        self.not_before[failed.cuts] = when + TICK_SECONDS * min(2**self.failures, MOST_PATIENT)
+        if failed.cpus_wanted is not None:
             self.resizes_from = when + max(self.policy.hold_seconds, TICK_SECONDS)
 
 
@@ -101,10 +103,13 @@ class Scaler:
 
     async def work(self) -> None:
         """Decide for ever, at whole multiples of a tick, so that two services of one site decide on the same."""
+        due = _next_tick(time.time())
         while True:
-            rest = TICK_SECONDS - time.time() % TICK_SECONDS
-            do, seconds = (self.wake, WAKE_SECONDS) if self._asleep() and rest > 2 * WAKE_SECONDS else (self.tick, rest)
+            rest = due - time.time()
+            do, seconds = (self.wake, WAKE_SECONDS) if self._asleep() and rest > 2 * WAKE_SECONDS else (self.tick, max(0.0, rest))
             await asyncio.sleep(seconds)
+            if do == self.tick:
+                due = _next_tick(time.time())
             try:
                 await asyncio.to_thread(do, time.time())
             except Exception:
@@ -142,10 +147,13 @@ class Scaler:
             return
         told = self.intake.runs.look(LOOK)
         for each in self._asleep():
-            now = stands(each.policy.service, told.answers)
-            self._follow(each, when)
-            if now is not None and now.sessions and not now.asked:
-                self._settle(each, when, now, 0, set())
+            try:
+                now = stands(each.policy.service, told.answers)
+                self._follow(each, when)
+                if now is not None and now.sessions and not now.asked and each.loads:
+                    self._settle(each, when, now, 0, set(), between=True)
+            except Exception:  # of one service; others must not sleep on for it
+                log.exception("a service could not be woken", service=each.policy.service)
 
     def _writes(self) -> bool:
         """Return whether it is this bot that decides: one at a time does, and another goes on when that one's lease has ended."""
@@ -236,37 +244,41 @@ class Scaler:
             self.metrics.scaled_no_more(service)
             return None
         self._follow(watched, when)
-        if watched.under_way is None and watched.asked not in (None, now.asked):  # by somebody else, or ours that failed
-            size = size_of(policy, now.declaration.get("cpus"))
-            watched.actions = [*watched.actions, Action(when, int(watched.asked or 0) * size, now.asked * size, "somebody")][-RECENT:]
-        asked = now.asked if watched.under_way is None else int(watched.asked or now.asked)
-        watched.asked = asked
-        watched.samples = {signal.name: self._sample(watched, signal, now.ready) for signal in policy.signals}
+        size = size_of(policy, now.declaration.get("cpus"))
+        if watched.under_way is None:
+            if watched.asked is not None and (watched.asked, watched.size) != (now.asked, size):  # by somebody else, or ours that failed
+                watched.actions = [*watched.actions, Action(when, watched.asked * watched.size, now.asked * size, "somebody")][-RECENT:]
+            watched.asked, watched.size = now.asked, size
+        asked = now.asked if watched.asked is None else watched.asked
+        watched.samples = {signal.name: self._sample(watched, signal, now.ready, size) for signal in policy.signals}
         watched.loads = [*watched.loads[-MINUTES_AGO:], max((history.outlook().level for history in watched.histories.values()), default=0.0)]
-        _count_hours(watched, when, asked * size_of(policy, now.declaration.get("cpus")))
+        _count_hours(watched, when, asked * size)
         return self._settle(watched, when, now, asked, held)
 
-    def _settle(self, watched: _Watched, when: float, now: Stands, asked: int, held: set[str]) -> Decision:
-        """Decide on what was observed last, do that, and keep the record."""
+    def _settle(self, watched: _Watched, when: float, now: Stands, asked: int, held: set[str], *, between: bool = False) -> Decision:
+        """Decide on what was observed last, do that, and keep the record; between two ticks only where something is to be done."""
         policy, service = watched.policy, watched.policy.service
         situation = Situation(
             now=when, asked=asked, ready=now.ready, samples=watched.samples, outlooks={name: each.outlook() for name, each in watched.histories.items()},
             lead_seconds=watched.lead(), actions=watched.actions, hours_today=watched.hours[1],
             busy=f"a run holds service/{service}" if f"service/{service}" in held else "", vanished=now.vanished, per_host=now.per_host,
             before=watched.loads[0], pin=self._pin(service, when), paused=self._frozen(service), zone=self.intake.runs.settings.zone,
-            sessions=now.sessions, cpus=now.declaration.get("cpus"), resizable=when >= watched.resizes_from,
+            sessions=now.sessions, cpus=now.declaration.get("cpus"), can_grow=when >= watched.resizes_from,
+            can_shrink=when >= watched.resizes_from and now.declaration.get("backend") != "node",
         )  # fmt: skip
         decision = self._decided(policy, situation, now)
         record = {**decision.record(), "mode": policy.mode, "acted": False, "run": ""}
-        if policy.mode == "live" and decision.acts and when >= watched.not_before:
+        if policy.mode == "live" and decision.acts and when >= watched.not_before.get(decision.cuts, 0.0):
             run = self._act(watched, decision)
             if run is not None:  # a plan waits for somebody's word, by the policy's limits or by the site's rules
                 record["run"], record["acted"] = run.id, not run.check
         if record["acted"]:
             watched.actions = [*watched.actions, decision.action()][-RECENT:]
             watched.asked, watched.under_way = decision.final, (record["run"], record)
-        self.intake.runs.store.keep_decision(record, KEEP_SECONDS)
-        self.metrics.decided(decision)
+            watched.size = size_of(policy, decision.cpus_wanted or situation.cpus)
+        if decision.acts or not between:
+            self.intake.runs.store.keep_decision(record, KEEP_SECONDS)
+            self.metrics.decided(decision)
         return decision
 
     def _decided(self, policy: Policy, situation: Situation, now: Stands) -> Decision:
@@ -275,16 +287,16 @@ class Scaler:
         if decision.final > decision.asked:
             room = room_of_hosts(policy.service, now.declaration, decision.final - decision.asked, self.intake.runs.look)
             return decide(policy, replace(situation, room=room))
-        if decision.action().after < decision.action().before:
+        if decision.cuts:
             return decide(policy, replace(situation, errors=errors_of(policy.service, self.now)))
         return decision
 
-    def _sample(self, watched: _Watched, signal: Signal, ready: int) -> Sample:
+    def _sample(self, watched: _Watched, signal: Signal, ready: int, size: float) -> Sample:
         sample = sample_of(signal, self.now(signal.promql), ready)
         if signal.name in watched.histories:
             good = sample.value is not None and math.isfinite(sample.value) and sample.value >= 0
             usable = good and sample.age <= signal.max_age_seconds and sample.coverage >= signal.min_coverage
-            doubt = watched.histories[signal.name].add(load_of(signal, sample.value or 0.0, ready) if usable else None)
+            doubt = watched.histories[signal.name].add(load_of(signal, sample.value or 0.0, ready * size) if usable else None)
             if doubt and usable:
                 return sample._replace(value=None, trouble=doubt)
         return sample
@@ -307,7 +319,7 @@ class Scaler:
         values = {"service": policy.service, option: wanted}
         if watched.under_way is not None or any(plan.principal == caller.principal for plan in self.intake.runs.store.open_plans()):
             return None  # one after the other; or somebody has been asked, and has not answered
-        key, rule = f"{caller.principal}:{int(decision.when // TICK_SECONDS)}", None
+        key, rule = f"{caller.principal}:{decision.asked}:{option}:{wanted}:{int(decision.when // TICK_SECONDS)}", None
         if decision.outcome == "ask":
             key = f"{caller.principal}:ask:{decision.asked}:{option}:{wanted}:{int(decision.when // ASK_SECONDS)}"
             rule = ApprovalRule(name=f"policy {policy.service}", approvers=policy.approval.approvers, expires_minutes=int(ASK_SECONDS / 60))
@@ -315,7 +327,7 @@ class Scaler:
             run, new = self.intake.submit_values(caller, operation, values, key=key, why=explain(decision), own_rule=rule)
         except LeptonError as error:
             log.warning("a service was to be scaled and was not", service=policy.service, decision=explain(decision), error=str(error))
-            watched.in_vain(decision.when, resize=resize)
+            watched.in_vain(decision.when, decision.record())
             return None
         log.info("a service is scaled" if not run.check else "people are asked whether to scale", decision=explain(decision), run=run.id)
         if new:
@@ -336,7 +348,7 @@ class Scaler:
             return
         watched.under_way = None
         if run.state is not State.SUCCEEDED:
-            watched.in_vain(when, resize=record["cpus_wanted"] is not None)
+            watched.in_vain(when, record)
             return
         watched.failures = 0
         if run.started is not None and run.finished is not None:
@@ -345,6 +357,11 @@ class Scaler:
             self.intake.runs.store.keep_decision({**record, "stages": stages}, KEEP_SECONDS)
             if record["final"] > record["asked"]:
                 watched.leads = [*watched.leads, stages["serving"]][-MEASURED:]
+
+
+def _next_tick(now: float) -> float:
+    """Return the next whole multiple of a tick."""
+    return now + TICK_SECONDS - now % TICK_SECONDS
 
 
 def _count_hours(watched: _Watched, when: float, worth: float) -> None:

@@ -119,9 +119,19 @@ def test_resize_changes_every_replica_where_it_serves_and_replaces_none() -> Non
         4,
         4,
     ]
-    for asked, told in ((5, "edge-1 can be given 4 vCPUs while it runs, and not 5"), (1.5, "a whole number of cpus")):
+    for size, told in (
+        ({"cpus": 5}, "edge-1 can be given 4 vCPUs while it runs, and not 5"),
+        ({"cpus": 1.5}, "a whole number of cpus"),
+        ({"memory": "8GiB"}, "edge-1 can be given 4294967296 bytes of memory while it runs"),
+    ):
+        limited = {"h1": hypervisor(*(node(number, max_vcpus=4, max_memory="4GiB") for number in (1, 2)))}
         with pytest.raises(StepError, match=told):
-            node_steps("resize", nodes, 1, 2, replicas=2, cpus=asked)
+            node_steps("resize", limited, 1, 2, replicas=2, **size)
+    large = {"h1": hypervisor(node(1, vcpus=4, max_vcpus=4))}
+    with pytest.raises(StepError, match="edge-1 has 4 vCPUs, and a node gives none back while it runs"):
+        node_steps("resize", large, 1, cpus=2)
+    with pytest.raises(StepError, match="h1 has no room for replicas of that size: they need 126 CPUs and 0B more, and there is"):
+        steps("resize", TWO, LB, cpus=64.0)
 
 
 def test_the_replica_that_does_not_serve_goes_first_then_the_fullest_host() -> None:

@@ -124,6 +124,13 @@ def test_limits_are_kept_and_named(policy: dict[str, Any], situation: dict[str, 
     assert limit in "; ".join(decision.limits)
 
 
+def test_where_there_may_be_no_more_slow_answers_are_no_reason_to_cut() -> None:
+    signals = [LOAD, {"name": "p99", "kind": "latency", "capacity": 0.5}]
+    samples = {"load": Sample(20.0), "p99": Sample(5.0)}
+    decision = decided(policy={"signals": signals, "max_replicas": 4}, samples=samples)
+    assert (decision.outcome, decision.limits) == ("hold", ("max_replicas 4: 8 are wanted",))
+
+
 def test_a_queue_and_a_latency_add_and_never_cut() -> None:
     policy = {"signals": [LOAD, {"name": "queue", "kind": "queue", "capacity": 5}, {"name": "p99", "kind": "latency", "capacity": 0.5}]}
     quiet = {"load": Sample(30), "queue": Sample(0), "p99": Sample(0.1)}
@@ -137,7 +144,7 @@ def test_a_queue_and_a_latency_add_and_never_cut() -> None:
 def test_the_last_replica_stays_until_nobody_has_called_for_a_while() -> None:
     def quiet(seconds: float, **more: Any) -> Decision:
         outlooks = {"load": Outlook(1e-9, 7.0, 7.0, 7.0, seconds)}
-        return decided(load=0, policy={"min_replicas": 0}, **{"asked": 1, "ready": 1, "outlooks": outlooks, **more})
+        return decided(load=0, **{"policy": {"min_replicas": 0}, "asked": 1, "ready": 1, "outlooks": outlooks, **more})
 
     assert (quiet(1785).outcome, quiet(1785).final) == ("hold", 1)
     assert (quiet(1800).outcome, quiet(1800).final) == ("cut", 0)
@@ -147,6 +154,16 @@ def test_the_last_replica_stays_until_nobody_has_called_for_a_while() -> None:
     assert (asleep.outcome, asleep.final) == ("hold", 0)  # whatever the forecast says
     woken = quiet(1800, asked=0, ready=0, sessions=3)
     assert (woken.outcome, woken.final) == ("grow", 1)
+    assert quiet(1800, policy={"min_replicas": 0, "survive_host_loss": True}).final == 0
+    assert quiet(1800, asked=0, ready=0, policy={"min_replicas": 0, "survive_host_loss": True}).outcome == "hold"
+    assert quiet(1800, policy={"min_replicas": 0, "dead_band": 1}).final == 0
+    slow = {"min_replicas": 0, "signals": [LOAD, {"name": "p99", "kind": "latency", "capacity": 1}]}
+    unknown = {"load": Sample(0.0), "p99": Sample(float("nan"))}
+    assert quiet(1800, policy=slow, samples=unknown).final == 0  # nobody who calls, nobody who waits
+    assert quiet(60, policy=slow, samples=unknown).final == 1
+    by_hand = quiet(60, asked=0, ready=0)
+    assert (by_hand.outcome, by_hand.final) == ("hold", 0)  # what is expected wakes nobody
+    assert "missing" not in quiet(1800, asked=0, ready=0, policy=slow, samples=unknown).inputs["p99"]
     assert decided(load=0, asked=1, ready=1, outlooks={"load": Outlook(1e-9, 1e-9, 1e-9, 7.0, 9999.0)}).final == 1
 
 
@@ -159,13 +176,24 @@ def test_bigger_replicas_are_worth_more_and_are_paid_for_as_such() -> None:
     assert decided(load=30, policy={**vertical, "budget": {"replica_hours_per_day": 40, "beyond": "freeze"}}, asked=2, ready=2, cpus=2.0).outcome == "hold"
     wide = decided(load=95, policy=vertical, asked=2, ready=2, cpus=6.0)
     assert (wide.outcome, wide.final, wide.cpus_wanted) == ("grow", 4, None)
-    assert decided(load=95, policy=vertical, asked=2, ready=2, cpus=4.0, resizable=False).final == 6
+    assert decided(load=95, policy=vertical, asked=2, ready=2, cpus=4.0, can_grow=False).final == 6
     floor = decided(load=10, policy={**vertical, "min_replicas": 3}, asked=2, ready=2, cpus=2.0)
     assert (floor.final, floor.cpus_wanted) == (3, None)  # a number of replicas is no amount of work
     smaller = decided(load=10, policy=vertical, asked=1, ready=1, cpus=6.0)
     assert (smaller.outcome, smaller.final, smaller.cpus_wanted) == ("cut", 1, 4.0)
     asked = decided(load=10, policy={**vertical, "approval": {"cut_alone": 0.1, "approvers": ["a"]}}, asked=1, ready=1, cpus=6.0)
     assert asked.outcome == "ask"
+    busy = {"load": Sample(0.95)}
+    full = decided(load=3.8, policy={**vertical, "signals": [{**LOAD, "kind": "utilisation", "capacity": 1}]}, samples=busy, asked=2, ready=2, cpus=4.0)
+    assert (full.outcome, full.cpus_wanted) == ("grow", 6.0)  # a share of replicas as they are, and not of small ones
+    only = decided(load=30, policy={**vertical, "max_replicas": 1}, asked=1, ready=1, cpus=2.0)
+    assert (only.outcome, only.cpus_wanted) == ("grow", 6.0)  # where there may be no more, all the more
+    few = {**vertical, "max_step_up": 2, "max_step_down": 2}
+    assert decided(load=60, policy=few, asked=2, ready=2, cpus=2.0).cpus_wanted == 4.0
+    alone = {**vertical, "approval": {"grow_alone": 1, "approvers": ["a"]}}
+    assert decided(load=30, policy=alone, asked=2, ready=2, cpus=2.0).outcome == "ask"
+    assert decided(load=10, policy=vertical, asked=1, ready=1, cpus=6.0, can_shrink=False).outcome == "hold"
+    assert decided(load=10, policy={**vertical, "dead_band": 1}, asked=1, ready=1, cpus=4.0).outcome == "hold"
     unsaid = decided(load=30, policy=vertical, asked=2, ready=2)
     assert (unsaid.final, unsaid.cpus_wanted) == (4, None)  # how big replicas are is not known
 

@@ -17,13 +17,14 @@ from tests.scaling.test_policy import POLICY
 from lepton_ai.errors import LeptonError
 from lepton_ai.intake import RESIZE, SCALE
 from lepton_ai.observing import sample_of
+from lepton_ai.policies import undoing
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE, Request, Result, State
 from lepton_ai.runs.store import Store
 from lepton_ai.scaler import LOOK, Scaler, _Watched
 from lepton_ai.scaling.backtest import by_policy, replay
 from lepton_ai.scaling.decision import Decision
-from lepton_ai.scaling.outlook import TICK_SECONDS
+from lepton_ai.scaling.outlook import TICK_SECONDS, LoadHistory
 from lepton_ai.scaling.policy import Signal, read_policy
 from lepton_ai.scaling.series import Reading
 from lepton_ai.settings import Settings
@@ -122,7 +123,7 @@ def test_it_grows_is_kept_and_cuts_again(live: Site, store: Store) -> None:
     assert (grown.outcome, grown.final) == ("grow", 4)
     principal, values, key, why = live.asked[0]
     assert (principal, values) == ("policy:chat", {"service": "chat", "replicas": "4"})
-    assert key == f"policy:chat:{int(live.when // 15)}"
+    assert key == f"policy:chat:1:replicas:4:{int(live.when // 15)}"
     assert why.startswith("chat 1 → 4 (+3).")
     assert live.begun == ["run-1"]
     live.value = 5
@@ -535,3 +536,82 @@ def test_where_a_bigger_replica_cannot_be_had_there_are_more(live: Site) -> None
     for _number in range(3):
         live.tick()
     assert (live.replicas, live.cpus) == (3, 1)
+
+
+def test_a_cut_that_is_refused_keeps_nobody_from_growing(live: Site) -> None:
+    live.policy(ON + "vertical: {cpus: 1, max_cpus: 4}\n")
+    live.cpus = 4.0
+    live.value, live.refuses = 1.0, True
+    for _number in range(12):
+        live.tick()
+    live.value, live.refuses = 60.0, False
+    live.tick()
+    assert live.replicas > 1
+
+
+def test_a_size_that_somebody_sets_by_hand_is_held_as_a_number_is(live: Site) -> None:
+    live.policy(ON + "vertical: {cpus: 1, max_cpus: 4}\n")
+    live.tick()
+    live.cpus = 4.0
+    held = live.tick()
+    assert held is not None
+    assert held.outcome == "hold"
+    assert "there was growth 0 min ago" in held.reason
+
+
+def test_a_caller_within_the_tick_of_the_cut_wakes_it_and_what_may_not_be_woken_fills_no_records(live: Site, store: Store) -> None:
+    live.policy(SLEEPY)
+    live.value = 0.0
+    live.tick()
+    live.tick()
+    live.tick()
+    assert live.replicas == 0
+    live.sessions = 1
+    live.scaler.wake(live.when + 3)
+    assert live.replicas == 1
+    assert len({asked[2] for asked in live.asked}) == len(live.asked)
+    live.replicas = live.ready = 0
+    live.tick()
+    before = len(store.scaling_records("chat", until=live.when + 60, limit=100))
+    live.frozen = "frozen by ada"
+    for later in range(3, 15, 3):
+        live.scaler.wake(live.when + later)
+    assert len(store.scaling_records("chat", until=live.when + 60, limit=100)) == before
+
+
+def test_one_that_cannot_be_woken_keeps_no_other_asleep(live: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    live.policy(SLEEPY)
+    live.replicas = live.ready = 0
+    live.value, live.sessions = 0.0, 0
+    live.tick()
+    live.sessions = 1
+    monkeypatch.setattr(live.scaler, "_settle", lambda *_args, **_options: 1 / 0)
+    live.scaler.wake(live.when + 3)  # and is in the log
+
+
+def test_the_last_change_was_a_size_and_there_is_no_number_to_go_back_to(live: Site, store: Store) -> None:
+    live.policy(ON + "vertical: {cpus: 1, max_cpus: 4}\n")
+    live.tick()
+    live.value = 22
+    live.tick()
+    with pytest.raises(LeptonError, match="changed the size of its replicas last"):
+        undoing(store, "chat")
+
+
+def test_a_single_call_at_night_is_not_the_morning() -> None:
+    history = LoadHistory(lead_seconds=60, hold_seconds=1800, risk=0.002)
+    for number in range(4 * 5760 + 23 * 240):  # until eleven in the evening
+        busy = 8 <= (number % 5760) / 240 < 20
+        history.add(50 + number % 5 if busy else 0.1 if number % 977 == 0 else 0.0)
+    history.add(0.1)
+    assert history.outlook().peak < 5
+
+
+def test_what_was_not_seen_was_no_quiet_time() -> None:
+    history = LoadHistory(lead_seconds=60, hold_seconds=1800, risk=0.002)
+    for sample in [*[0.0] * 100, None, None, *[0.0] * 20]:
+        history.add(sample)
+    assert history.outlook().quiet_seconds == 120 * 15
+    for sample in [*[None] * 20, 0.0]:
+        history.add(sample)
+    assert history.outlook().quiet_seconds == 15

@@ -68,7 +68,8 @@ class Situation:
     hours_today: float = 0.0  # of replicas, since midnight
     sessions: int = 0  # that load balancers have now; where no replica is, they wait
     cpus: float | None = None  # that each replica has, where that is known
-    resizable: bool = True  # whether replicas can be made bigger; it may just have failed
+    can_grow: bool = True  # whether replicas can be made bigger; it may just have failed
+    can_shrink: bool = True  # and smaller, which nodes cannot while they run
     busy: str = ""  # what is under way, such as an update
     errors: float = 0.0  # share of answers
     vanished: float = 0.0  # share of targets
@@ -111,6 +112,12 @@ class Decision:
         """Return whether anything is to change."""
         return self.final != self.asked or self.cpus_wanted is not None
 
+    @property
+    def cuts(self) -> bool:
+        """Return whether less is wanted than there is."""
+        action = self.action()
+        return action.after < action.before
+
     def action(self) -> Action:
         """Return what changes."""
         grown = 1.0 if self.cpus_wanted is None or not self.cpus else self.cpus_wanted / self.cpus
@@ -148,9 +155,10 @@ class Want(NamedTuple):
 def decide(policy: Policy, situation: Situation) -> Decision:
     """Return what the policy makes of a situation."""
     asked = situation.asked
-    missing = {signal.name: trouble for signal in policy.signals if (trouble := _missing(signal, situation))}
+    idle = _idle(policy, situation)
+    missing = {signal.name: trouble for signal in policy.signals if _counts(signal, situation, idle=idle) and (trouble := _missing(signal, situation))}
     size = size_of(policy, situation.cpus)
-    wants = {signal.name: _want(policy, signal, situation, size) for signal in policy.signals if signal.name not in missing}
+    wants = {signal.name: _want(policy, signal, situation, size, idle=idle) for signal in policy.signals if not _missing(signal, situation)}
     raised = max((want.replicas for want in wants.values()), default=0)
     if not situation.asked and situation.sessions:
         wants["waiting"] = Want(1.0, 1.0, f"{situation.sessions} requests wait, and nothing serves")
@@ -175,21 +183,25 @@ def decide(policy: Policy, situation: Situation) -> Decision:
 
     least = max(policy.min_replicas, floor.replicas if floor else 0)
     target = _spared(policy, situation, max(raised, least))
-    if target > policy.max_replicas:
-        limits.append(f"max_replicas {policy.max_replicas}: {target} are wanted")
-        target = policy.max_replicas
-    if target > asked:
-        why = _why_up(wants, raised, floor, least)
-        bigger = None if _spared(policy, situation, least) > asked else _bigger(policy, situation, [want.up for want in wants.values()])
-        return _grow(policy, situation, target, limits, made, why) if bigger is None else _resize(policy, situation, bigger, limits, made, why)
+    capped = f"max_replicas {policy.max_replicas}: {target} are wanted"
     if asked > policy.max_replicas:
+        limits += [capped] if target > policy.max_replicas else []
         return made("cut", f"max_replicas is {policy.max_replicas}", policy.max_replicas)
-    return _cut(policy, situation, least, wants, missing, limits, made)
+    if target <= asked:
+        return _cut(policy, situation, least, wants, missing, limits, made)
+    why = _why_up(wants, raised, floor, least)
+    bigger = None if _spared(policy, situation, least) > asked else _bigger(policy, situation, [want.up for want in wants.values()])
+    if bigger is not None:
+        return _resize(policy, situation, bigger, limits, made, why)
+    if target > policy.max_replicas:
+        limits.append(capped)
+        target = policy.max_replicas
+    return _grow(policy, situation, target, limits, made, why) if target > asked else made("hold", f"{why}, and there may be no more", asked)
 
 
 def _spared(policy: Policy, situation: Situation, needed: int) -> int:
     """Return how many there must be so that `needed` are left when one host is lost, spread as evenly as new ones are."""
-    if not policy.survive_host_loss:
+    if not policy.survive_host_loss or not needed:
         return needed
     hosts = max(2, len(situation.per_host))
     return next(count for count in itertools.count(needed + 1) if count - math.ceil(count / hosts) >= needed)
@@ -217,10 +229,14 @@ def _grow(policy: Policy, situation: Situation, target: int, limits: list[str], 
 
 def _resize(policy: Policy, situation: Situation, cpus: float, limits: list[str], made: Make, why: str) -> Decision:
     """Bigger replicas in place of more."""
+    more = situation.asked * (size_of(policy, cpus) - size_of(policy, situation.cpus))
+    ask = policy.approval.grow_alone is not None and more > policy.approval.grow_alone + ROUNDING
+    if ask:
+        limits.append(f"what is worth more than {policy.approval.grow_alone} more at once is asked for")
     beyond = _beyond_budget(policy, situation, situation.asked * size_of(policy, cpus), limits)
     if beyond == "freeze":
         return made("hold", f"{why}, and the budget is spent", situation.asked)
-    return made("ask" if beyond == "ask" else "grow", why, situation.asked, cpus)
+    return made("ask" if ask or beyond == "ask" else "grow", why, situation.asked, cpus)
 
 
 def _beyond_budget(policy: Policy, situation: Situation, worth: float, limits: list[str]) -> str:
@@ -239,18 +255,26 @@ def size_of(policy: Policy, cpus: float | None) -> float:
 
 def _bigger(policy: Policy, situation: Situation, wanted: Sequence[float]) -> float | None:
     """Return how many CPUs each replica is to have in place of more replicas; None where they have all that they may have."""
-    if policy.vertical is None or situation.cpus is None or not situation.resizable or not situation.asked:
+    vertical, now = policy.vertical, situation.cpus
+    if vertical is None or now is None or not situation.can_grow or not situation.asked:
         return None
-    cpus = min(_cpus_for(policy, situation, wanted), policy.vertical.max_cpus)
-    return cpus if cpus > situation.cpus else None
+    cpus = min(_cpus_for(policy, situation, wanted), vertical.max_cpus)
+    if policy.max_step_up is not None:
+        most = now + policy.max_step_up * vertical.cpus / situation.asked
+        cpus = min(cpus, now + vertical.step * math.floor((most - now) / vertical.step + ROUNDING))
+    return cpus if cpus > now else None
 
 
 def _smaller(policy: Policy, situation: Situation, wanted: Sequence[float]) -> float | None:
     """Return how few CPUs are enough for each replica, None where no fewer are."""
-    if policy.vertical is None or situation.cpus is None or not situation.asked:
+    vertical, now = policy.vertical, situation.cpus
+    if vertical is None or now is None or not situation.can_shrink or not situation.asked:
         return None
-    cpus = max(_cpus_for(policy, situation, wanted), policy.vertical.cpus)
-    return cpus if cpus < situation.cpus else None
+    cpus = max(_cpus_for(policy, situation, wanted), vertical.cpus)
+    if policy.max_step_down is not None:
+        least = now - policy.max_step_down * vertical.cpus / situation.asked
+        cpus = max(cpus, now - vertical.step * math.floor((now - least) / vertical.step + ROUNDING))
+    return cpus if situation.asked * (now - cpus) / vertical.cpus > policy.dead_band + ROUNDING else None
 
 
 def _cpus_for(policy: Policy, situation: Situation, wanted: Sequence[float]) -> float:
@@ -300,7 +324,7 @@ def _cut(policy: Policy, situation: Situation, least: int, wants: Mapping[str, W
     if policy.max_step_down is not None and asked - target > policy.max_step_down:
         limits.append(f"max_step_down {policy.max_step_down}: {target} would do")
         target = asked - policy.max_step_down
-    if asked - target <= policy.dead_band:
+    if target and asked - target <= policy.dead_band:
         return made("hold", f"{target} would do, which is within the dead band of {policy.dead_band}", asked)
     return made(_or_ask("cut", (asked - target) / asked, policy, limits), why, target)
 
@@ -311,6 +335,20 @@ def _or_ask(outcome: str, share: float, policy: Policy, limits: list[str]) -> st
         return outcome
     limits.append(f"a cut of more than {policy.approval.cut_alone:.0%} is asked for")
     return "ask"
+
+
+def _idle(policy: Policy, situation: Situation) -> bool:
+    """Return whether nobody has called for so long that no replica is needed."""
+    learned = [(signal.name, situation.outlooks.get(signal.name)) for signal in policy.signals if signal.kind in ("load", "utilisation")]
+    quiet = [0.0 if outlook is None else outlook.quiet_seconds for _name, outlook in learned]
+    return not policy.min_replicas and bool(quiet) and min(quiet) > 0 and min(quiet) >= policy.hold_seconds
+
+
+def _counts(signal: Signal, situation: Situation, *, idle: bool) -> bool:
+    """Return whether it matters that a signal is not known: replicas that are not there, or that nobody calls, have nothing to say."""
+    if not situation.asked:
+        return signal.kind == "load"
+    return not idle or signal.kind in ("load", "utilisation")
 
 
 def _missing(signal: Signal, situation: Situation) -> str:
@@ -327,7 +365,7 @@ def _missing(signal: Signal, situation: Situation) -> str:
     return ""
 
 
-def _want(policy: Policy, signal: Signal, situation: Situation, size: float) -> Want:
+def _want(policy: Policy, signal: Signal, situation: Situation, size: float, *, idle: bool) -> Want:
     value = situation.samples[signal.name].value or 0.0
     if signal.kind == "queue":
         up = situation.ready + value / signal.capacity if value > signal.capacity else 0.0
@@ -337,9 +375,9 @@ def _want(policy: Policy, signal: Signal, situation: Situation, size: float) -> 
         return Want(situation.ready * factor if factor > 1 else 0.0, 0.0, f"answers take {value:.2g} s, and {signal.capacity:g} is the objective")
     capacity = signal.capacity * size
     useful = capacity * policy.max_utilisation
-    load = load_of(signal, value, situation.ready)
+    load = load_of(signal, value, situation.ready * size)
     outlook = situation.outlooks.get(signal.name, Outlook(load, load, load, 0.0))
-    if not policy.min_replicas and 0 < outlook.quiet_seconds >= policy.hold_seconds:
+    if idle or (not policy.min_replicas and not situation.asked and not load):  # what is expected wakes nobody
         return Want(0.0, 0.0, f"nobody has called for {outlook.quiet_seconds / 60:.0f} min")
     up = max(outlook.peak, load) / useful
     share = load / (situation.ready * capacity) if situation.ready else math.inf
@@ -370,15 +408,16 @@ def _floor(policy: Policy, situation: Situation) -> Floor | None:
     return max(holding, key=lambda floor: floor.replicas, default=None)
 
 
-def load_of(signal: Signal, value: float, ready: int) -> float:
-    """Return a signal's value as load of all replicas together."""
-    return value * ready if signal.kind == "utilisation" else value
+def load_of(signal: Signal, value: float, worth: float) -> float:
+    """Return a signal's value as load of all replicas together, which are worth so many of the first size."""
+    return value * worth if signal.kind == "utilisation" else value
 
 
 def _outage(policy: Policy, situation: Situation) -> str:
     """Return why less load is no reason to cut: it fell at once, and with errors or without targets."""
     told = ((signal, situation.samples[signal.name].value) for signal in policy.signals if signal.name in situation.outlooks)
-    now = max((load_of(signal, value, situation.ready) for signal, value in told if value is not None), default=0.0)
+    worth = situation.ready * size_of(policy, situation.cpus)
+    now = max((load_of(signal, value, worth) for signal, value in told if value is not None), default=0.0)
     if situation.before and now < situation.before * OUTAGE_DROP and (situation.errors > 0 or situation.vanished > 0):
         return f"load fell to {now / situation.before:.0%} at once, with {situation.errors:.0%} errors and {situation.vanished:.0%} of the targets gone"
     if situation.vanished > 0:

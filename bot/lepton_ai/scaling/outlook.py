@@ -31,6 +31,7 @@ BEYOND = 1.15  # times the highest of what was learned from: nothing is expected
 UNKNOWN = 1.4  # times the level, for as long as there is not a day to learn from
 LARGEST = 50.0  # as a logarithm: what is above is above all bounds
 TINY = 1e-9
+NOTHING = 0.001  # of the highest: growth from less is not growth, but a beginning
 
 
 class Outlook(NamedTuple):
@@ -79,10 +80,15 @@ class LoadHistory:
         self._zeros = 0  # one after the other, until now
         self._had_zeros = False  # within the quarter of an hour before those
         self._since_zero = 0
+        self._gap = 0  # ticks without a sample, until now
+        self._floor = TINY  # what is less counts as this much, in what is learned
 
     def add(self, sample: float | None) -> str:
         """Take one more tick, and return why it says nothing, "" when it does. One that says nothing is the last one again."""
         trouble = "" if sample is not None else "no sample"
+        self._gap = 0 if sample is not None else self._gap + 1
+        if self._gap > LEVEL:  # what was not seen for so long was no quiet time
+            self._zeros = 0
         if sample == 0:
             self._zeros += 1
             if not self._had_zeros and len(self._loads) >= QUIET and self._zeros <= QUIET:
@@ -101,7 +107,7 @@ class LoadHistory:
         self._sums.append(self._sums[-1] + load)
         short, middle = self._mean(SHORT), self._mean(MIDDLE)
         self._noise.append(self._noise[-1] + abs(load / short - 1))
-        self._waves.append(self._waves[-1] + abs(math.log(short / middle)))
+        self._waves.append(self._waves[-1] + abs(math.log(max(short, self._floor) / max(middle, self._floor))))
         if len(self._loads) % RELEARN == 0:
             self._learn()
 
@@ -112,7 +118,7 @@ class LoadHistory:
             return Outlook(level, level * UNKNOWN, level * UNKNOWN, 0.0, quiet)
         features, unrest = self._now()
         most = BEYOND * self._highest
-        peak = min(most, level * math.exp(min(LARGEST, float(self._peak.growth(features, unrest)))))
+        peak = min(most, max(level, self._floor) * math.exp(min(LARGEST, float(self._peak.growth(features, unrest)))))
         keep = min(most, peak * math.exp(min(LARGEST, float(self._keep.growth(features, unrest)))))
         return Outlook(level, peak, keep, self._learned / DAY, quiet)
 
@@ -123,7 +129,7 @@ class LoadHistory:
 
     def _now(self) -> tuple[Array, Array]:
         """Return the features of this tick, as `_features` has them for all."""
-        level, short, middle, long = (math.log(self._mean(ticks)) for ticks in (LEVEL, SHORT, MIDDLE, LONG))
+        level, short, middle, long = (math.log(max(self._mean(ticks), self._floor)) for ticks in (LEVEL, SHORT, MIDDLE, LONG))
         begin, growth, size = self._season
         at = len(self._loads) - 1 - begin
         day, week, yesterday = (growth[at, 0], growth[at, 1], size[at]) if 0 <= at < len(size) else (0.0, 0.0, 0.0)
@@ -133,7 +139,9 @@ class LoadHistory:
 
     def _learn(self) -> None:
         """Fit both models to the last week, with the week before it for what came at the same time."""
-        loads = np.maximum(np.array(self._loads[-2 * WINDOW :]), TINY)
+        loads = np.array(self._loads[-2 * WINDOW :])
+        self._floor = max(TINY, NOTHING * float(loads.max()))
+        loads = np.maximum(loads, self._floor)
         count = len(loads)
         begin = max(0, count - WINDOW)
         if count - begin - self._lead - self._hold < DAY:
@@ -145,7 +153,7 @@ class LoadHistory:
         self._peak = _fit(features[begin:end], unrest[begin:end], growth[begin:end], 1 - self._risk)
         wanted = level + self._peak.growth(features, unrest)
         end = count - self._hold
-        more = np.log(_coming(np.exp(wanted), self._hold)) - wanted
+        more = np.log(_coming(np.exp(np.minimum(wanted, LARGEST)), self._hold)) - wanted
         self._keep = _fit(features[begin:end], unrest[begin:end], more[begin:end], 1 - HOLD_RISK)
         # What came a day and a week before each of the ticks until the next time.
         self._season = (len(self._loads), *season)

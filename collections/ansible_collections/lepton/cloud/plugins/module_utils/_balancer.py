@@ -25,6 +25,7 @@ ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[?[0-9a-fA-F:]{2,39}\]?"
 SERVER_LINE = re.compile(r"^  server (?P<name>\S+) (?P<address>\S+):(?P<port>\d+) (?P<rest>.*)$", re.MULTILINE)
 # `default-server` does not reach servers that are added at run time (haproxy#1994), so each carries its checks itself.
 CHECKS = "check inter 1s fastinter 250ms downinter 1s fall 2 rise 1"
+WAKE_SECONDS = 30  # until whoever scales has seen that a request waits, and HAProxy that the replica is up
 WAIT_ACTION = "lepton_wait_for_server"  # which the role load_balancer brings
 DRAINED = "# drained, of weight "
 FULL_WEIGHT = 100  # of HAProxy's 0 to 256, so that a weight is a percentage of a whole replica
@@ -103,7 +104,7 @@ def render(entry: Entry, listen_address: str) -> str:
     ]
     if service.min_replicas == 0:
         # Requests that find no replica wait for the first one, and wake whoever scales the service: HAProxy counts them as its sessions.
-        lines.append("  http-request lua.%s %d" % (WAIT_ACTION, service.start_seconds))
+        lines.append("  http-request lua.%s %d" % (WAIT_ACTION, service.start_seconds + WAKE_SECONDS))
     if service.max_concurrent is not None:
         # Not only on the servers' own lines: another limit is for all of them, and that needs a reload.
         lines.append("  # each server takes %d requests at once" % service.max_concurrent)

@@ -19,7 +19,8 @@ from ._placement import PlacementError
 from ._planner import ALL, Planner, Step
 from ._pods import PodPlanner, is_pod
 from ._scene import BALANCERS, Answers, Replica, Scene, look, reasons
-from ._service import Service, ServiceError, check_name, check_replicas, read_service, revision
+from ._service import MIB, Service, ServiceError, check_name, check_replicas, read_service, revision
+from ._units import format_size, parse_size
 
 WEIGHT, WEIGHT_STEP, LEAST_CHANGE = 100, 10, 20
 LONGEST_FETCH = 1800  # seconds that an image or data may take to come, between two replicas
@@ -229,11 +230,30 @@ def resize_service(arguments: Mapping[str, Any], answers: Answers, _declared_ser
     before = _wanted(scene)
     service = read_service(name, {**before.to_fields(), **{field: arguments[field] for field in ("cpus", "memory") if arguments.get(field) is not None}})
     _everybody(scene, "resized")
-    for replica in scene.alive():
-        if service.cpus and replica.max_cpus and service.cpus > replica.max_cpus:
-            most = (replica.name, replica.max_cpus, service.cpus)
-            raise ServiceError("%s can be given %d vCPUs while it runs, and not %g: it was made with that reserved" % most)
+    _resizable(scene, service)
     return _rolled(scene, before, service, [])
+
+
+def _resizable(scene: Scene, service: Service) -> None:
+    """Refuse a size that replicas cannot have while they serve, or that their hosts have no room for."""
+    cpus, memory = service.cpus or 0, parse_size(service.memory) if service.memory else 0
+    more: dict[str, list[float]] = {}
+    for replica in scene.alive():
+        has_cpus, has_memory = replica.cpus or 0, parse_size(replica.memory) if replica.memory else 0
+        for what, wanted, has, most in (("vCPUs", cpus, has_cpus, replica.max_cpus), ("bytes of memory", memory, has_memory, replica.max_memory)):
+            if most is not None and wanted > most:
+                raise ServiceError("%s can be given %d %s while it runs, and not %d: it was made with that reserved" % (replica.name, most, what, wanted))
+            if service.backend == "node" and what == "vCPUs" and wanted < has:
+                raise ServiceError("%s has %d vCPUs, and a node gives none back while it runs: use service update with again" % (replica.name, has))
+        sums = more.setdefault(str(replica.host), [0, 0])
+        sums[0] += max(0, cpus - has_cpus) if has_cpus else 0
+        sums[1] += max(0, memory - has_memory) if has_memory else 0
+    for host, (more_cpus, more_memory) in more.items():
+        room = scene.rooms.get(host)
+        if room is not None and (more_cpus > room.cpus or more_memory > room.memory):
+            sizes = (more_cpus, more_memory), (room.cpus, room.memory)
+            asked, there = ("%g CPUs and %s" % (some, format_size(int(size) // MIB * MIB)) for some, size in sizes)
+            raise ServiceError("%s has no room for replicas of that size: they need %s more, and there is %s" % (host, asked, there))
 
 
 def _rolled(scene: Scene, before: Service, service: Service, old: Sequence[Replica], *, again: bool = False) -> list[Step]:

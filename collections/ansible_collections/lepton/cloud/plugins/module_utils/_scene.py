@@ -16,6 +16,7 @@ from ._backends import BACKENDS, CLUSTERS, images_of, room_of
 from ._balancer import is_down, is_up
 from ._placement import Room
 from ._service import Service, ServiceError, check_name, read_service
+from ._units import parse_size
 
 Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 BALANCERS = "load_balancers"
@@ -36,7 +37,8 @@ class Replica:
     image_id: str = ""
     cpus: float | None = None
     memory: str | None = None
-    max_cpus: int | None = None  # that a node can have without a restart
+    max_cpus: int | None = None  # that a node can have without a restart, and memory in bytes
+    max_memory: int | None = None
     age: int | None = None  # seconds since it was started
     servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by balancer
 
@@ -153,6 +155,7 @@ def _found(name: str, answers: Answers) -> Iterator[Replica]:
                         cpus=size[kind.cpus],
                         memory=size["memory"],
                         max_cpus=item.get("max_vcpus"),
+                        max_memory=parse_size(item["max_memory"]) if item.get("max_memory") else None,
                         age=item.get("age_seconds"),
                     )
 
