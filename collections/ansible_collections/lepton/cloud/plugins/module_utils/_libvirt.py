@@ -114,6 +114,19 @@ class Host:
         """Return how many bytes are free for disks, None where that cannot be told."""
         return self._files.free(self.disk_dir)
 
+    def addresses(self, name: str) -> list[str]:
+        """Return the addresses that a running node has by the leases of libvirt's networks, else by the host's ARP table."""
+        domain = self._must(name)
+        for source in (libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP):
+            try:
+                interfaces = domain.interfaceAddresses(source)
+            except libvirt.libvirtError:  # a driver that cannot tell, or a node that has just ended
+                continue
+            found = [address["addr"] for interface in interfaces.values() for address in interface["addrs"] or ()]
+            if found:
+                return found
+        return []
+
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
         domain = self._domain(name)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Lepton contributors
 # BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
-"""What every hypervisor module shares: its options, its connection, and what a node looks like in a result. PRIVATE."""
+"""What every hypervisor module shares: its options and its connection. PRIVATE."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any, Iterator
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from . import _libvirt
-from ._node import Capacity, Node, NodeError, Size
-from ._units import format_size, parse_size
+from ._node import NodeError
+from ._units import parse_size
 
 HOST_OPTIONS: dict[str, dict[str, Any]] = {
     "uri": {"type": "str", "default": "qemu:///system"},
@@ -74,43 +74,3 @@ def connected(module: AnsibleModule) -> Iterator[_libvirt.Host]:
     finally:
         if host is not None:
             host.close()
-
-
-def size_result(size: Size) -> dict[str, Any]:
-    return {
-        "vcpus": size.vcpus,
-        "max_vcpus": size.max_vcpus,
-        "memory": format_size(size.memory),
-        "max_memory": format_size(size.max_memory),
-    }
-
-
-def node_result(node: Node) -> dict[str, Any]:
-    """Return a node as every module reports it; `config` is what the next start brings, shown where it differs."""
-    shown = dict(size_result(node.live or node.config), name=node.name, state=node.state)
-    shown["virtualization"] = "hardware" if node.virtualization == "kvm" else "emulation"
-    if node.memory_used is not None:
-        shown["memory_used"] = format_size(node.memory_used)
-    if node.boot is not None:
-        shown["image"] = node.boot.image
-        shown["network"] = node.boot.network
-        shown["forward_ports"] = list(node.boot.forward_ports)
-        shown["labels"] = dict(node.boot.labels)
-        shown["disk"] = format_size(node.boot.disk) if node.boot.disk else None
-    shown["restart_required"] = node.live is not None and (
-        node.live.vcpus != node.config.vcpus or node.live.max_vcpus != node.config.max_vcpus or node.live.max_memory != node.config.max_memory
-    )
-    if node.live is not None and node.live != node.config:  # a guest follows its balloon in its own time, so memory differs while it starts
-        shown["config"] = size_result(node.config)
-    return shown
-
-
-def capacity_result(capacity: Capacity) -> dict[str, Any]:
-    return {
-        "vcpus": capacity.vcpus,
-        "vcpus_used": capacity.vcpus_used,
-        "vcpus_free": capacity.vcpus_free,
-        "memory": capacity.memory,
-        "memory_used": capacity.memory_used,
-        "memory_free": capacity.memory_free,
-    }

@@ -80,9 +80,7 @@ class Mix:
         found = self._usable.get(gpus)
         if found is None:
             whole = gpus.count(WHOLE)
-            found = [
-                sum(some for some in gpus if some >= share) if count == 1 else (whole * WHOLE if whole >= count else 0) for count, share in self._needs
-            ]
+            found = [sum(some for some in gpus if some >= share) if count == 1 else (whole * WHOLE if whole >= count else 0) for count, share in self._needs]
             self._usable[gpus] = found
         return found
 

@@ -79,9 +79,10 @@ disk_free:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import HOST_OPTIONS, capacity_result, connected, node_result
+from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import FORWARD
 from ..module_utils._ports import free_ports, listening_ports
+from ..module_utils._results import capacity_result, node_result
 
 
 def main() -> None:

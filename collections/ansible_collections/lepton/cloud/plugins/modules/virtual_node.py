@@ -172,9 +172,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._command import clean
 from ..module_utils._host_lock import host_lock
 from ..module_utils._libvirt import Host
-from ..module_utils._module import HOST_OPTIONS, connected, node_result
+from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import NodeError, Plan, Wish, check_name, forwarded, given, make_plan
 from ..module_utils._ports import probe
+from ..module_utils._results import node_result
 from ..module_utils._units import parse_size
 
 LOCK_SECONDS = 20

@@ -51,8 +51,9 @@ console:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._module import HOST_OPTIONS, connected, node_result
+from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import check_name
+from ..module_utils._results import node_result
 
 
 def main() -> None:
