@@ -23,7 +23,7 @@ MODULES = (
     "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_balloon",
     "failover", "net_failover", "virtio_net", "virtio_blk", "button", "evdev",
 )  # fmt: skip
-SCRIPTS = {"init": "init", "udhcpc.script": "udhcpc.script", "status": "www/cgi-bin/status", "fill": "www/cgi-bin/fill"}
+SCRIPTS = {"init": "init", "udhcpc.script": "udhcpc.script", "status": "www/cgi-bin/status", "fill": "www/cgi-bin/fill", "disk": "www/cgi-bin/disk"}
 
 
 def run_program(*command: str, cwd: Path | None = None) -> str:

@@ -49,7 +49,7 @@ class Host:
             self.connection = libvirt.open(uri)
         except libvirt.libvirtError as error:
             raise NodeError("libvirt does not answer at %s: %s. Is libvirtd running there?" % (uri, error)) from error
-        self._files = LocalFiles(run) if self._local else VolumeFiles(self.connection)
+        self.files = LocalFiles(run) if self._local else VolumeFiles(self.connection)
 
     def close(self) -> None:
         self.connection.close()
@@ -99,7 +99,7 @@ class Host:
 
     def images(self) -> list[str]:
         """Return the names of the images in the host's folder for them."""
-        names = self._files.names(self.image_dir)
+        names = self.files.names(self.image_dir)
         return sorted({name[: -len(".qcow2")] if name.endswith(".qcow2") else name for name in names if not name.startswith(".")})
 
     def image_size(self, image: str) -> int | None:
@@ -108,15 +108,15 @@ class Host:
             disk_image = self._image(image)[0]
         except NodeError:
             return None
-        return None if disk_image is None else self._files.qcow2_size(disk_image)
+        return None if disk_image is None else self.files.qcow2_size(disk_image)
 
     def disk_free(self) -> int | None:
         """Return how many bytes are free for disks, None where that cannot be told."""
-        return self._files.free(self.disk_dir)
+        return self.files.free(self.disk_dir)
 
     def addresses(self, name: str) -> list[str]:
         """Return the addresses that a running node has by the leases of libvirt's networks, else by the host's ARP table."""
-        domain = self._must(name)
+        domain = self.domain(name)
         for source in (libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP):
             try:
                 interfaces = domain.interfaceAddresses(source)
@@ -133,7 +133,7 @@ class Host:
         path = read_paths(domain.XMLDesc())["console"] if domain is not None else None
         if path is None:
             raise NodeError("%s keeps no console log" % name)
-        return self._files.read(path, limit).decode("utf-8", "replace")
+        return self.files.read(path, limit).decode("utf-8", "replace")
 
     def _domain(self, name: str) -> Any:
         try:
@@ -212,26 +212,26 @@ class Host:
                 elif step.action == "create_disk":
                     self._create_disk(name, step)
                 elif step.action == "start":
-                    self._must(name).create()
+                    self.domain(name).create()
                 elif step.action == "resume":
-                    self._must(name).resume()
+                    self.domain(name).resume()
                 elif step.action == "finish":
-                    self._finish(name)
+                    self.finish(name)
                 elif step.action == "mark_releasing":
                     self._mark(name, "releasing")
                 elif step.action == "destroy":
-                    self._must(name).destroy()
+                    self.domain(name).destroy()
                 elif step.action == "shutdown":
                     self._shutdown(name, wait_seconds)
                 elif step.action == "undefine":
-                    self._must(name).undefineFlags(
+                    self.domain(name).undefineFlags(
                         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
                         | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
                         | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
                         | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
                     )
                 elif step.action == "delete_disk":
-                    self._delete_files(self._must(name))
+                    self._delete_files(self.domain(name))
                 elif step.action == "resize_live":
                     self._resize_live(name, step, wait_seconds)
                 elif step.action == "resize_config":
@@ -247,7 +247,8 @@ class Host:
             raise NodeError("%s: %s" % (name, error)) from error
         return warnings
 
-    def _must(self, name: str) -> Any:
+    def domain(self, name: str) -> Any:
+        """Return libvirt's own object of a node that must be there."""
         domain = self._domain(name)
         if domain is None:
             raise NodeError("%s is gone from this host" % name)
@@ -256,7 +257,8 @@ class Host:
     def disk_path(self, name: str) -> str:
         return os.path.join(self.disk_dir, name + ".qcow2")
 
-    def _console_path(self, name: str) -> str:
+    def console_path(self, name: str) -> str:
+        """Return where a node's console is logged."""
         return os.path.join(self.disk_dir, name + ".console.log")
 
     def _image(self, image: str) -> tuple[str | None, dict[str, str] | None]:
@@ -265,24 +267,33 @@ class Host:
             raise NodeError("%s is not an image: expected a name in %s or an absolute path" % (ascii(image[:80]), self.image_dir))
         path = image if os.path.isabs(image) else os.path.join(self.image_dir, image)
         boot = {"kernel": os.path.join(path, "vmlinuz"), "initrd": os.path.join(path, "initrd.img")}
-        if all(self._files.is_file(file) for file in boot.values()):
-            cmdline = self._files.read(os.path.join(path, "cmdline"), LONGEST_CMDLINE).decode("utf-8", "replace").strip()
+        if all(self.files.is_file(file) for file in boot.values()):
+            cmdline = self.files.read(os.path.join(path, "cmdline"), LONGEST_CMDLINE).decode("utf-8", "replace").strip()
             disk = os.path.join(path, "disk.qcow2")
-            return disk if self._files.is_file(disk) else None, dict(boot, cmdline=cmdline or "console=ttyS0")
+            return disk if self.files.is_file(disk) else None, dict(boot, cmdline=cmdline or "console=ttyS0")
         for candidate in (path, path + ".qcow2"):
-            if self._files.is_file(candidate):
+            if self.files.is_file(candidate):
                 return candidate, None
         raise NodeError("there is no image %s: expected a qcow2 file or a folder with vmlinuz and initrd.img in %s" % (ascii(image[:80]), self.image_dir))
+
+    def direct_boot(self, image: str, *, needed: bool) -> dict[str, str] | None:
+        """Return what a node boots from that does not boot from its disk; a disk that is there already needs no image."""
+        try:
+            return self._image(image)[1]
+        except NodeError:
+            if needed:
+                raise
+            return None
 
     def check_image(self, boot: Boot) -> None:
         """Raise NodeError when the node could not be made from its image or its disk would not fit."""
         disk_image = self._image(boot.image)[0]
         wanted = boot.disk or 0
         if disk_image is not None:
-            smallest = self._files.qcow2_size(disk_image)
+            smallest = self.files.qcow2_size(disk_image)
             if wanted and wanted < smallest:
                 raise NodeError("a disk of %s is smaller than the image %s, which needs %s" % (format_size(wanted), boot.image, format_size(smallest)))
-        free = self._files.free(self.disk_dir)
+        free = self.files.free(self.disk_dir)
         if free is not None and wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
 
@@ -290,10 +301,10 @@ class Host:
         """Return the new domain, which bears the mark of an unfinished creation."""
         size, boot = given(step.size), given(step.boot)
         disk_image, direct_boot = self._image(boot.image)
-        self._files.make_folder(self.disk_dir)
-        if self._files.exists(self.disk_path(name)):
+        self.files.make_folder(self.disk_dir)
+        if self.files.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
-        kind = self._virtualization(virtualization, warnings)
+        kind = self.kind(virtualization, warnings)
         if self._domain(name) is not None:
             raise NodeError("%s was made by somebody else in the meantime" % name)
         return self.connection.defineXML(
@@ -303,13 +314,13 @@ class Host:
                 boot,
                 virtualization=kind,
                 disk_path=self.disk_path(name),
-                console_path=self._console_path(name),
+                console_path=self.console_path(name),
                 direct_boot=direct_boot,
                 has_disk=disk_image is not None or boot.disk is not None,
             )
         )
 
-    def _virtualization(self, wanted: str, warnings: list[str]) -> str:
+    def kind(self, wanted: str, warnings: list[str]) -> str:
         """Return libvirt's domain type: 'kvm' where a KVM guest really runs, which only trying tells, else 'qemu'."""
         if wanted == "emulation":
             return "qemu"
@@ -371,8 +382,8 @@ class Host:
         disk_image, direct_boot = self._image(boot.image)
         if disk_image is None and boot.disk is None:
             return
-        path = self._config_paths(self._must(name))["disk"] or self.disk_path(name)
-        self._files.make_disk(path, disk_image, boot.disk)
+        path = self._config_paths(self.domain(name))["disk"] or self.disk_path(name)
+        self.files.make_disk(path, disk_image, boot.disk)
 
     def _config_paths(self, domain: Any) -> dict[str, Any]:
         return read_paths(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -382,11 +393,11 @@ class Host:
         paths = self._config_paths(domain)
         disk, creating = paths["disk"], read_unfinished(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) == "creating"
         # While a creation is unfinished, a file under the disk's name may be somebody else's.
-        if disk and (not creating or self._files.is_own(disk)):
-            self._files.delete(disk, self.disk_dir)
+        if disk and (not creating or self.files.is_own(disk)):
+            self.files.delete(disk, self.disk_dir)
         for path in (disk and disk + ".partial", paths["console"]):
             if path:
-                self._files.delete(path, self.disk_dir)
+                self.files.delete(path, self.disk_dir)
 
     def _take_back(self, domain: Any) -> None:
         """Undo a creation: this very domain, and the files that it names."""
@@ -395,29 +406,30 @@ class Host:
         self._delete_files(domain)
         domain.undefine()
 
-    def _finish(self, name: str) -> None:
+    def finish(self, name: str) -> None:
+        """Take the mark of an unfinished creation away."""
         self._mark(name, "")
-        disk = self._config_paths(self._must(name))["disk"]
+        disk = self._config_paths(self.domain(name))["disk"]
         if disk:
-            self._files.delete(disk + ".partial", self.disk_dir)
+            self.files.delete(disk + ".partial", self.disk_dir)
 
     def _mark(self, name: str, unfinished: str) -> None:
-        xml = self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+        xml = self.domain(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
         self.connection.defineXML(marked(xml, unfinished))
 
     def _shutdown(self, name: str, wait_seconds: int) -> None:
-        domain = self._must(name)
+        domain = self.domain(name)
 
         def stopped() -> bool:
             return not domain.isActive()
 
-        if not self._wait(domain, stopped, wait_seconds, every=(REPRESS_SECONDS, domain.shutdown)):
+        if not self.wait(domain, stopped, wait_seconds, every=(REPRESS_SECONDS, domain.shutdown)):
             raise NodeError(
                 "the guest did not power down within %d s; nothing was forced, but it may still do so later, and then has to be started" % wait_seconds
             )
 
     def _resize_live(self, name: str, step: Step, wait_seconds: int) -> None:
-        domain = self._must(name)
+        domain = self.domain(name)
         before = read_size(domain.XMLDesc())
         size = given(step.size)
         if size.vcpus != before.vcpus:
@@ -426,7 +438,7 @@ class Host:
         if size.memory != actual:
             wanted = size.memory // KIB
             domain.setMemoryFlags(wanted, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-            if not self._wait(domain, lambda: domain.memoryStats().get("actual") == wanted, wait_seconds):
+            if not self.wait(domain, lambda: domain.memoryStats().get("actual") == wanted, wait_seconds):
                 domain.setMemoryFlags(before.memory // KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
                 raise NodeError(
                     "the guest did not follow the memory change within %d s (does it have the virtio_balloon driver?); its memory target is as before"
@@ -434,10 +446,10 @@ class Host:
                 )
 
     def _resize_config(self, name: str, step: Step) -> None:
-        xml = self._must(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+        xml = self.domain(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
         self.connection.defineXML(resized(xml, given(step.size)))
 
-    def _wait(self, domain: Any, done: Callable[[], bool], seconds: int, every: tuple[float, Callable[[], Any]] | None = None) -> bool:
+    def wait(self, domain: Any, done: Callable[[], bool], seconds: int, every: tuple[float, Callable[[], Any]] | None = None) -> bool:
         """Return whether `done` came true in time, woken by the domain's own events; `every` repeats an action meanwhile."""
 
         def woken(*_event: Any) -> None:

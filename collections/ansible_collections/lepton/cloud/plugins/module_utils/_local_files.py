@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 from ._node import NodeError
 
@@ -80,6 +80,23 @@ class LocalFiles:
             raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
         # The second name stays until the creation is finished: it is what says that the disk is ours.
         os.link(partial, path)
+
+    def flatten(self, path: str, target: str) -> None:
+        """Write all that a disk holds, with what it builds upon, into a file of its own."""
+        self._image_tool(["convert", "-O", "qcow2", path, target])
+
+    def join(self, files: Sequence[str], target: str) -> None:
+        """Write one disk of a full one and what has changed since, each on top of the one before. The files themselves stay as they are."""
+        disk: dict[str, Any] = {}
+        for file in files:
+            below = {"backing": disk} if disk else {}
+            disk = {"driver": "qcow2", "file": {"driver": "file", "filename": file}, **below}
+        self.flatten("json:" + json.dumps(disk), target)
+
+    def _image_tool(self, words: list[str]) -> None:
+        code, _out, trouble = self._run(["qemu-img", *words])
+        if code:
+            raise NodeError("qemu-img %s failed: %s" % (words[0], trouble.strip()))
 
     def is_own(self, path: str) -> bool:
         """Return whether a disk was made by a creation that is not finished yet."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._backup import Backup
 from ._node import Capacity, Node, Size
 from ._units import format_size
 
@@ -49,3 +50,9 @@ def capacity_result(capacity: Capacity) -> dict[str, Any]:
         "memory_used": capacity.memory_used,
         "memory_free": capacity.memory_free,
     }
+
+
+def backup_result(backup: Backup) -> dict[str, Any]:
+    """Return a backup as every module reports it."""
+    shown = {field: getattr(backup, field) for field in ("node", "id", "parent", "consistency", "size", "sha256", "image")}
+    return dict(shown, vcpus=backup.size_vcpus, memory=format_size(backup.size_memory), disk=format_size(backup.disk) if backup.disk else None)

@@ -1,0 +1,205 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Backups of nodes through libvirt, and nodes made of backups. PRIVATE to the collection.
+
+A running node is backed up by QEMU itself, at one moment and while it runs (https://libvirt.org/kbase/live_full_disk_backup.html): all of its
+disk, or with a checkpoint what was written since. Its guest agent, where one answers, holds the file systems still for that moment.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from datetime import datetime, timezone
+from typing import Any
+
+from . import _libvirt
+from ._backup import DISK, Backup, builds_upon, described, next_id, superfluous
+from ._backup_store import Store
+from ._domain_xml import render_domain
+from ._libvirt import Host
+from ._local_files import LocalFiles
+from ._node import Node, NodeError, given
+from ._units import format_size
+
+MARK = "lepton-"  # what our checkpoints are called
+KIB = 1024
+
+
+def node_of(host: Host, name: str) -> Node:
+    """Return a node that can be backed up, or raise NodeError."""
+    node = host.node(name)
+    if node is None or node.boot is None:
+        raise NodeError("this host has no node %s" % name)
+    if node.unfinished:
+        raise NodeError("%s is half made: nothing of it can be backed up" % name)
+    if not isinstance(host.files, LocalFiles):
+        raise NodeError("a backup is written by the host itself: reach it by ssh, and not by a libvirt URI of another machine")
+    return node
+
+
+def planned(host: Host, node: Node, store: Store, *, full: bool) -> Backup | None:
+    """Return the backup that the next one would build upon, None where it would be a full one."""
+    if node.live is None or node.disk_path is None:
+        return None
+    domain = host.domain(node.name)
+    return builds_upon(store.known(), _checkpoints(domain), uuid=domain.UUIDString(), full=full)
+
+
+def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: float) -> Backup:
+    """Back a node up and return what was made; raise NodeError where that failed, and then nothing of it is left."""
+    identity = next_id(datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ"), store.known())
+    base = planned(host, node, store, full=full)
+    try:
+        partial = store.begin(identity)
+        checkpoint, consistency = None, "stopped"
+        if node.disk_path is not None and node.live is None:
+            files = host.files
+            assert isinstance(files, LocalFiles)
+            files.flatten(node.disk_path, os.path.join(partial, DISK))
+        elif node.disk_path is not None:
+            base, consistency = _run_job(host, node, base, MARK + identity, os.path.join(partial, DISK), wait_seconds)
+            checkpoint = MARK + identity
+        uuid = host.domain(node.name).UUIDString()
+        made = described(
+            identity, node.name, node.config, given(node.boot), parent=base.id if base else None, checkpoint=checkpoint, consistency=consistency, uuid=uuid
+        )
+        done = store.finish(made)
+    except (_libvirt.libvirt.libvirtError, OSError, NodeError) as error:
+        store.give_up(identity)
+        if node.live is not None:
+            _forget(host.domain(node.name), {MARK + identity})
+        raise NodeError("%s was not backed up, and nothing of that is left: %s" % (node.name, error)) from error
+    if checkpoint is not None:
+        domain = host.domain(node.name)
+        _forget(domain, {name for name in _checkpoints(domain) if name.startswith(MARK) and name != checkpoint})
+    return done
+
+
+def prune(store: Store, keep: int) -> list[str]:
+    """Remove backups that are not needed for the newest `keep`, and return their ids."""
+    going = superfluous(store.known(), keep)
+    for identity in going:
+        store.remove(identity)
+    return going
+
+
+def _checkpoints(domain: Any) -> list[str]:
+    return [checkpoint.getName() for checkpoint in domain.listAllCheckpoints()]
+
+
+def _forget(domain: Any, names: set[str]) -> None:
+    """Delete checkpoints; where QEMU has lost the bitmap of one, what libvirt remembers of it."""
+    for checkpoint in domain.listAllCheckpoints():
+        if checkpoint.getName() in names:
+            try:
+                checkpoint.delete()
+            except _libvirt.libvirt.libvirtError:
+                checkpoint.delete(_libvirt.libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def _run_job(host: Host, node: Node, base: Backup | None, checkpoint: str, target: str, wait_seconds: float) -> tuple[Backup | None, str]:
+    """Have QEMU write a backup, and return what it builds upon and how consistent it is."""
+    domain = host.domain(node.name)
+    disk = _disk_target(domain.XMLDesc(), given(node.disk_path))
+    if base is not None:
+        try:
+            return base, _begin(host, domain, disk, base.checkpoint, checkpoint, target, wait_seconds)
+        except (_libvirt.libvirt.libvirtError, NodeError):
+            # A crash of QEMU loses what it had noted since the last backup: then a full one is the only one.
+            _forget(domain, {given(base.checkpoint), checkpoint})
+            if os.path.exists(target):
+                os.unlink(target)
+    return None, _begin(host, domain, disk, None, checkpoint, target, wait_seconds)
+
+
+def _begin(host: Host, domain: Any, disk: str, since: str | None, checkpoint: str, target: str, wait_seconds: float) -> str:
+    """Begin a backup job, wait for its end, and return how consistent its result is."""
+    libvirt = _libvirt.libvirt
+    backup = ET.Element("domainbackup", mode="push")
+    if since is not None:
+        ET.SubElement(backup, "incremental").text = since
+    part = ET.SubElement(ET.SubElement(backup, "disks"), "disk", name=disk, backup="yes", type="file")
+    ET.SubElement(part, "driver", type="qcow2")
+    ET.SubElement(part, "target", file=target)
+    mark = ET.Element("domaincheckpoint")
+    ET.SubElement(mark, "name").text = checkpoint
+    ET.SubElement(ET.SubElement(mark, "disks"), "disk", name=disk, checkpoint="bitmap")
+    held = _hold(domain)
+    try:
+        domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)  # of an earlier job, which is forgotten when it is read
+        domain.backupBegin(ET.tostring(backup, encoding="unicode"), ET.tostring(mark, encoding="unicode"))
+    finally:
+        if held:
+            domain.fsThaw()  # the backup is of the moment at which it began
+    if not host.wait(domain, lambda: domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE, wait_seconds):
+        domain.abortJob()
+        raise NodeError("the backup was not written within %d s" % wait_seconds)
+    ended = domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+    if not ended.get("success", False):
+        raise NodeError("QEMU could not write it: %s" % (ended.get("errmsg") or "it does not say why (is the disk full?)"))
+    return "filesystem" if held else "crash"
+
+
+def _hold(domain: Any) -> bool:
+    """Have the guest's agent hold its file systems still; return whether one did."""
+    try:
+        return bool(domain.fsFreeze() >= 0)
+    except _libvirt.libvirt.libvirtError:
+        return False
+
+
+def _disk_target(xml: str, path: str) -> str:
+    for disk in ET.fromstring(xml).iterfind("devices/disk[@device='disk']"):
+        source, target = disk.find("source"), disk.find("target")
+        if source is not None and target is not None and source.get("file") == path:
+            return str(target.get("dev"))
+    raise NodeError("%s is no disk of the running node" % path)
+
+
+def room_for(host: Host, chain: list[Backup]) -> None:
+    """Raise NodeError where a node of a backup does not fit on this host."""
+    size, capacity = chain[-1].node_size, host.capacity()
+    if size.vcpus > capacity.vcpus_free or size.memory > capacity.memory_free:
+        free = "%d vCPUs and %s" % (capacity.vcpus_free, format_size(capacity.memory_free // KIB * KIB))
+        raise NodeError("this host has no room for it: it needs %d vCPUs and %s, and %s are free" % (size.vcpus, format_size(size.memory), free))
+    needed, free_bytes = chain[0].size * 2, host.disk_free()
+    if free_bytes is not None and needed > free_bytes:
+        raise NodeError("there is no room for its disk: %s are free, and about %s are needed" % (format_size(free_bytes // KIB * KIB), format_size(needed)))
+
+
+def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: dict[str, str], virtualization: str) -> list[str]:
+    """Make a node of a backup, stopped, and return warnings; where that fails nothing of it is left."""
+    backup, warnings = chain[-1], list[str]()
+    files = host.files
+    if not isinstance(files, LocalFiles):
+        raise NodeError("a backup is read by the host itself: reach it by ssh, and not by a libvirt URI of another machine")
+    disk, boot = host.disk_path(name), backup.boot
+    direct_boot = host.direct_boot(boot.image, needed=not backup.sha256)
+    if os.path.exists(disk):
+        raise NodeError("%s exists although no node uses it: move it away or delete it" % disk)
+    kind = host.kind(virtualization, warnings)
+    files.make_folder(host.disk_dir)
+    partial = disk + ".partial"
+    try:
+        if backup.sha256:
+            files.join([store.path(item.id, DISK) for item in chain], partial)
+            os.rename(partial, disk)
+        made = boot.__class__(boot.image, boot.disk, boot.network, boot.forward_ports, tuple(sorted({**dict(boot.labels), **labels}.items())))
+        xml = render_domain(
+            name, backup.node_size, made, virtualization=kind, disk_path=disk, console_path=host.console_path(name), direct_boot=direct_boot,
+            has_disk=bool(backup.sha256),
+        )  # fmt: skip
+        host.connection.defineXML(xml)
+        host.finish(name)
+    except (_libvirt.libvirt.libvirtError, OSError, NodeError) as error:
+        for path in (partial, disk):
+            if os.path.exists(path):
+                os.unlink(path)
+        if host.node(name) is not None:
+            host.domain(name).undefine()
+        raise NodeError("%s was not restored, and nothing of it is left: %s" % (name, error)) from error
+    return warnings
+
+
