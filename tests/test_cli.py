@@ -108,8 +108,8 @@ def test_the_doctor_names_what_is_missing(site: Settings) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("lepton run ", ["container", "deployment", "host", "image", "monitoring", "node", "service"]),
-        ("lepton run node re", ["reboot", "rebuild", "release", "resize"]),
+        ("lepton run ", ["backup", "container", "deployment", "host", "image", "monitoring", "node", "service"]),
+        ("lepton run node re", ["reboot", "rebuild", "release", "resize", "restore"]),
         ("lepton run node resize web-1 v", ["vcpus="]),
     ],
 )

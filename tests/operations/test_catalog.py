@@ -21,12 +21,13 @@ TASKS = "- name: Say\n  ansible.builtin.debug:\n    msg: hello"
 def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> None:
     assert not catalog.problems
     assert {noun: [operation.verb for operation in catalog.verbs(noun)] for noun in catalog.nouns()} == {
+        "backup": ["list", "verify"],
         "container": ["adopt", "list", "logs", "remove", "start", "stop"],
         "deployment": ["deploy", "logs", "restart", "rollback", "scale", "show", "undeploy"],
         "host": ["prepare", "show"],
         "monitoring": ["install"],
         "image": ["build", "list", "move", "push", "remove"],
-        "node": ["abandon", "console", "create", "list", "reboot", "rebuild", "release", "resize", "show", "start", "stop"],
+        "node": ["abandon", "backup", "console", "create", "list", "reboot", "rebuild", "release", "resize", "restore", "show", "start", "stop"],
         "service": ["adopt", "balance", "create", "delete", "list", "reconcile", "resize", "scale", "show", "update"],
     }
     assert all(operation.guarded for operation in catalog)
@@ -134,6 +135,7 @@ READING = {
         "route_image",
         "plan",
         "virtual_node_info",
+        "virtual_node_backup_info",
         "host_info",
         "container_host_info",
         "load_balancer_info",

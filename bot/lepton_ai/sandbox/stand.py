@@ -126,7 +126,8 @@ class Stand:
 def write_site(folder: Path, base_url: str, *, mode: str = "socket", port: int = 0) -> Path:
     """Write the sandbox's site below `folder` and return it."""
     site = folder / "site"
-    site.mkdir(parents=True, exist_ok=True)
+    for made in (site, folder / "backups"):
+        made.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     settings = {
         "inventory": str(sandbox_inventory()),
