@@ -34,9 +34,15 @@ def node_of(host: Host, name: str) -> Node:
         raise NodeError("this host has no node %s" % name)
     if node.unfinished:
         raise NodeError("%s is half made: nothing of it can be backed up" % name)
-    if not isinstance(host.files, LocalFiles):
-        raise NodeError("a backup is written by the host itself: reach it by ssh, and not by a libvirt URI of another machine")
+    local_files(host)
     return node
+
+
+def local_files(host: Host) -> LocalFiles:
+    """Return the files of a host that is this machine, or raise NodeError."""
+    if not isinstance(host.files, LocalFiles):
+        raise NodeError("backups are written and read by the host itself: reach it by ssh, and not by a libvirt URI of another machine")
+    return host.files
 
 
 def planned(host: Host, node: Node, store: Store, *, full: bool) -> Backup | None:
@@ -55,9 +61,7 @@ def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: f
         partial = store.begin(identity)
         checkpoint, consistency = None, "stopped"
         if node.disk_path is not None and node.live is None:
-            files = host.files
-            assert isinstance(files, LocalFiles)
-            files.flatten(node.disk_path, os.path.join(partial, DISK))
+            local_files(host).flatten(node.disk_path, os.path.join(partial, DISK))
         elif node.disk_path is not None:
             base, consistency = _run_job(host, node, base, MARK + identity, os.path.join(partial, DISK), wait_seconds)
             checkpoint = MARK + identity
@@ -172,9 +176,7 @@ def room_for(host: Host, chain: list[Backup]) -> None:
 def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: dict[str, str], virtualization: str) -> list[str]:
     """Make a node of a backup, stopped, and return warnings; where that fails nothing of it is left."""
     backup, warnings = chain[-1], list[str]()
-    files = host.files
-    if not isinstance(files, LocalFiles):
-        raise NodeError("a backup is read by the host itself: reach it by ssh, and not by a libvirt URI of another machine")
+    files = local_files(host)
     disk, boot = host.disk_path(name), backup.boot
     direct_boot = host.direct_boot(boot.image, needed=not backup.sha256)
     if os.path.exists(disk):
@@ -201,5 +203,3 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
             host.domain(name).undefine()
         raise NodeError("%s was not restored, and nothing of it is left: %s" % (name, error)) from error
     return warnings
-
-

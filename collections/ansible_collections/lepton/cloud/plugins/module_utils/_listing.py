@@ -33,6 +33,7 @@ def listing(uri: str) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps({"nodes": listing(sys.argv[1])}))
+        answer: dict[str, Any] = {"nodes": listing(sys.argv[1])}
     except NodeError as error:
-        print(json.dumps({"msg": str(error)}))
+        answer = {"msg": str(error)}
+    sys.stdout.write(json.dumps(answer))
