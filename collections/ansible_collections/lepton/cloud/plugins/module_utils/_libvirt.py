@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 from ._domain_xml import marked, read_boot, read_paths, read_size, read_unfinished, render_domain, resized
 from ._local_files import LocalFiles, Run
@@ -61,22 +61,24 @@ class Host:
         domain = self._domain(name)
         return None if domain is None else self._observe(domain)
 
+    def domains(self) -> list[Node]:
+        """Return every domain of the host, ours or not, by name."""
+        found = [self._observe(domain) for domain in self.connection.listAllDomains()]
+        return sorted((node for node in found if node is not None), key=lambda node: node.name)
+
     def nodes(self) -> list[Node]:
         """Return every domain of the host that bears our mark, by name."""
-        found = [self._observe(domain) for domain in self.connection.listAllDomains()]
-        return sorted((node for node in found if node is not None and node.boot is not None), key=lambda node: node.name)
+        return owned(self.domains())
 
-    def capacity(self) -> Capacity:
-        """Return what this host may give and has given, running or stopped, ours or not."""
+    def capacity(self, domains: Sequence[Node] | None = None) -> Capacity:
+        """Return what this host may give and has given, running or stopped, ours or not; of `domains` where they have been looked at just now."""
         host = self.connection.getInfo()
         used_vcpus = used_memory = 0
-        for domain in self.connection.listAllDomains():
-            node = self._observe(domain)
-            if node is not None:
-                # What a guest has not given back is not free, whatever its next start will bring.
-                live = node.live or node.config
-                used_vcpus += max(node.config.vcpus, live.vcpus)
-                used_memory += max(node.config.memory, live.memory)
+        for node in self.domains() if domains is None else domains:
+            # What a guest has not given back is not free, whatever its next start will bring.
+            live = node.live or node.config
+            used_vcpus += max(node.config.vcpus, live.vcpus)
+            used_memory += max(node.config.memory, live.memory)
         return Capacity(
             vcpus=int(host[2] * self.cpu_overcommit),
             memory=max(0, self._memory() - self.memory_reserve),
@@ -478,6 +480,11 @@ class Host:
             libvirt.virEventRemoveTimeout(timer)
             for handle in handles:
                 self.connection.domainEventDeregisterAny(handle)
+
+
+def owned(domains: Sequence[Node]) -> list[Node]:
+    """Return those of a host's domains that bear our mark."""
+    return [node for node in domains if node.boot is not None]
 
 
 @contextmanager

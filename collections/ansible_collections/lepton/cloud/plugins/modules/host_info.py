@@ -79,6 +79,7 @@ disk_free:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._libvirt import owned
 from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import FORWARD
 from ..module_utils._ports import free_ports, listening_ports
@@ -89,12 +90,13 @@ def main() -> None:
     module = AnsibleModule(argument_spec=dict(HOST_OPTIONS, image={"type": "str"}), supports_check_mode=True)
     params = module.params
     with connected(module) as host:
-        nodes = host.nodes()
+        domains = host.domains()
+        nodes = owned(domains)
         forwards = [found for node in nodes for pair in (node.boot.forward_ports if node.boot else ()) if (found := FORWARD.fullmatch(pair))]
         module.exit_json(
             changed=False,
             host=host.facts(),
-            capacity=capacity_result(host.capacity()),
+            capacity=capacity_result(host.capacity(domains)),
             nodes=[node_result(node) for node in nodes],
             address=params["address"],
             ports_free=free_ports(params["port_range"], {*listening_ports(), *(int(found.group(2)) for found in forwards)}),
