@@ -29,6 +29,7 @@ from lepton_ai.runs.queue import Queue
 from lepton_ai.runs.service import Listener, Runs
 from lepton_ai.runs.store import Store
 from lepton_ai.scaler import Scaler
+from lepton_ai.scheduler import Scheduler
 from lepton_ai.settings import Secrets, Settings
 from lepton_ai.slack.accounts import Accounts
 from lepton_ai.slack.alerts import AlertMessages
@@ -100,7 +101,7 @@ async def _open_doors(
     health = {"database": "ok"}
     workers: list[Coroutine[Any, Any, None]] = [_take_up_orphans(queue, intake, health)]
     reconciler = Reconciler(intake, queue.start, settings.reconcile_seconds)
-    workers.append(reconciler.work())
+    workers += [reconciler.work(), Scheduler(intake, queue.start).work()]
     if settings.scaling.prometheus:
         workers.append(Scaler.of(intake, queue.start, settings.site / settings.scaling.policies, settings.scaling.prometheus, metrics).work())
     alerting = Alerting(intake, queue.start, metrics)

@@ -18,6 +18,7 @@ from lepton_ai.alerts.rules import AlertRule
 from lepton_ai.errors import LeptonError
 from lepton_ai.operations.catalog import Catalog, load_catalog
 from lepton_ai.paths import builtin_playbooks
+from lepton_ai.timetable import Schedule
 
 SITE_FILE = "lepton.yml"
 CASES_FILE = "access-tests.yml"
@@ -68,6 +69,7 @@ class Settings(BaseModel):
     scaling: ScalingSettings = Field(default_factory=ScalingSettings)
     access: Rules = Field(default_factory=Rules)
     alerts: list[AlertRule] = Field(default_factory=list)  # what alerts ask for; the first rule that fits counts
+    schedules: list[Schedule] = Field(default_factory=list)  # operations at times of the week
     alertmanager: str = ""  # its address, for silences
 
     @property
