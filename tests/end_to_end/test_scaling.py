@@ -20,7 +20,7 @@ import pytest
 import yaml
 from tests.conftest import ROOT, eventually
 from tests.end_to_end.test_node_services import Edge
-from tests.end_to_end.test_services import Site, site
+from tests.end_to_end.test_services import Site, reload_balancer, site
 from tests.load import load
 from tests.prometheus import running_prometheus
 
@@ -38,13 +38,12 @@ def prometheus(workspace_stand: Stand, tmp_path: Path) -> Iterator[str]:
     metrics = free_port()
     exporter = stand.balancer.folder / "services" / "metrics.cfg"
     exporter.write_text(f"frontend metrics\n  bind 127.0.0.1:{metrics}\n  http-request use-service prometheus-exporter if {{ path /metrics }}\n")
-    master = f"echo reload | nc -NU {stand.balancer.folder}/master.sock"
-    subprocess.run(["sh", "-c", master], check=True, capture_output=True)
+    reload_balancer(stand.balancer.folder)
     job = {"job_name": "haproxy", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{metrics}"]}]}
     with running_prometheus(tmp_path, {"scrape_configs": [job]}) as running:
         yield running.url
     exporter.unlink(missing_ok=True)
-    subprocess.run(["sh", "-c", master], check=True, capture_output=True)
+    reload_balancer(stand.balancer.folder)
 
 
 @contextmanager

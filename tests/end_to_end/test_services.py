@@ -35,6 +35,12 @@ from lepton_ai.sandbox.stand import Stand, free_port
 pytestmark = [pytest.mark.docker, pytest.mark.haproxy, pytest.mark.libvirt, pytest.mark.slow]
 
 
+def reload_balancer(folder: Path) -> None:
+    """Have the HAProxy of a folder read its files again. While it does so already, its master listens to nobody."""
+    command = ["sh", "-c", f"echo reload | nc -NU {folder}/master.sock"]
+    eventually(lambda: subprocess.run(command, check=False, capture_output=True).returncode == 0, 15)
+
+
 class Site:
     """The stand with the playbooks on one side, and the systems' own tools on the other."""
 
@@ -102,7 +108,7 @@ class Site:
         for file in (folder / "services").glob("*.cfg"):
             file.unlink()
         (folder / "state").write_text("")
-        subprocess.run(["sh", "-c", f"echo reload | nc -NU {folder}/master.sock"], check=True, capture_output=True)
+        reload_balancer(folder)
         eventually(lambda: not self.rows("chat"))
 
     def versions(self) -> set[str]:
