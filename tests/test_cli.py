@@ -109,7 +109,7 @@ def test_the_doctor_names_what_is_missing(site: Settings) -> None:
     ("typed", "offered"),
     [
         ("lepton run ", ["backup", "container", "deployment", "host", "image", "monitoring", "node", "service"]),
-        ("lepton run node re", ["reboot", "rebuild", "release", "resize", "restore"]),
+        ("lepton run node re", ["reboot", "rebuild", "release", "rename", "resize", "restore", "revert"]),
         ("lepton run node resize web-1 v", ["vcpus="]),
     ],
 )

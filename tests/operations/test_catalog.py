@@ -27,12 +27,30 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
         "host": ["prepare", "show"],
         "monitoring": ["install"],
         "image": ["build", "list", "move", "push", "remove"],
-        "node": ["abandon", "backup", "console", "create", "list", "reboot", "rebuild", "release", "resize", "restore", "show", "start", "stop"],
+        "node": [
+            "abandon",
+            "adopt",
+            "backup",
+            "console",
+            "create",
+            "list",
+            "reboot",
+            "rebuild",
+            "release",
+            "rename",
+            "resize",
+            "restore",
+            "revert",
+            "show",
+            "snapshot",
+            "start",
+            "stop",
+        ],
         "service": ["adopt", "balance", "create", "delete", "list", "reconcile", "resize", "scale", "show", "update"],
     }
     assert all(operation.guarded for operation in catalog)
     assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {
-        "container.remove", "deployment.undeploy", "image.remove", "node.release", "node.rebuild", "service.delete",
+        "container.remove", "deployment.undeploy", "image.remove", "node.release", "node.rebuild", "node.revert", "service.delete",
     }  # fmt: skip
 
 

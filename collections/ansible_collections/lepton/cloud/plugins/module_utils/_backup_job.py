@@ -63,8 +63,9 @@ def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: f
         if node.disk_path is not None and node.live is None:
             local_files(host).flatten(node.disk_path, os.path.join(partial, DISK))
         elif node.disk_path is not None:
-            base, consistency = _run_job(host, node, base, MARK + identity, os.path.join(partial, DISK), wait_seconds)
-            checkpoint = MARK + identity
+            # libvirt has either snapshots of a domain or checkpoints.
+            checkpoint = None if host.domain(node.name).listAllSnapshots() else MARK + identity
+            base, consistency = _run_job(host, node, base, checkpoint, os.path.join(partial, DISK), wait_seconds)
         uuid = host.domain(node.name).UUIDString()
         made = described(
             identity, node.name, node.config, given(node.boot), parent=base.id if base else None, checkpoint=checkpoint, consistency=consistency, uuid=uuid
@@ -73,11 +74,11 @@ def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: f
     except (_libvirt.libvirt.libvirtError, OSError, NodeError) as error:
         store.give_up(identity)
         if node.live is not None:
-            _forget(host.domain(node.name), {MARK + identity})
+            forget_checkpoints(host.domain(node.name), {MARK + identity})
         raise NodeError("%s was not backed up, and nothing of that is left: %s" % (node.name, error)) from error
     if checkpoint is not None:
         domain = host.domain(node.name)
-        _forget(domain, {name for name in _checkpoints(domain) if name.startswith(MARK) and name != checkpoint})
+        forget_checkpoints(domain, {name for name in _checkpoints(domain) if name.startswith(MARK) and name != checkpoint})
     return done
 
 
@@ -93,17 +94,17 @@ def _checkpoints(domain: Any) -> list[str]:
     return [checkpoint.getName() for checkpoint in domain.listAllCheckpoints()]
 
 
-def _forget(domain: Any, names: set[str]) -> None:
-    """Delete checkpoints; where QEMU has lost the bitmap of one, what libvirt remembers of it."""
+def forget_checkpoints(domain: Any, names: set[str] | None = None) -> None:
+    """Delete checkpoints, all of them where none are named; where QEMU has lost the bitmap of one, what libvirt remembers of it."""
     for checkpoint in domain.listAllCheckpoints():
-        if checkpoint.getName() in names:
+        if names is None or checkpoint.getName() in names:
             try:
                 checkpoint.delete()
             except _libvirt.libvirt.libvirtError:
                 checkpoint.delete(_libvirt.libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
 
 
-def _run_job(host: Host, node: Node, base: Backup | None, checkpoint: str, target: str, wait_seconds: float) -> tuple[Backup | None, str]:
+def _run_job(host: Host, node: Node, base: Backup | None, checkpoint: str | None, target: str, wait_seconds: float) -> tuple[Backup | None, str]:
     """Have QEMU write a backup, and return what it builds upon and how consistent it is."""
     domain = host.domain(node.name)
     disk = _disk_target(domain.XMLDesc(), given(node.disk_path))
@@ -112,13 +113,13 @@ def _run_job(host: Host, node: Node, base: Backup | None, checkpoint: str, targe
             return base, _begin(host, domain, disk, base.checkpoint, checkpoint, target, wait_seconds)
         except (_libvirt.libvirt.libvirtError, NodeError):
             # A crash of QEMU loses what it had noted since the last backup: then a full one is the only one.
-            _forget(domain, {given(base.checkpoint), checkpoint})
+            forget_checkpoints(domain)
             if os.path.exists(target):
                 os.unlink(target)
     return None, _begin(host, domain, disk, None, checkpoint, target, wait_seconds)
 
 
-def _begin(host: Host, domain: Any, disk: str, since: str | None, checkpoint: str, target: str, wait_seconds: float) -> str:
+def _begin(host: Host, domain: Any, disk: str, since: str | None, checkpoint: str | None, target: str, wait_seconds: float) -> str:
     """Begin a backup job, wait for its end, and return how consistent its result is."""
     libvirt = _libvirt.libvirt
     backup = ET.Element("domainbackup", mode="push")
@@ -127,13 +128,16 @@ def _begin(host: Host, domain: Any, disk: str, since: str | None, checkpoint: st
     part = ET.SubElement(ET.SubElement(backup, "disks"), "disk", name=disk, backup="yes", type="file")
     ET.SubElement(part, "driver", type="qcow2")
     ET.SubElement(part, "target", file=target)
-    mark = ET.Element("domaincheckpoint")
-    ET.SubElement(mark, "name").text = checkpoint
-    ET.SubElement(ET.SubElement(mark, "disks"), "disk", name=disk, checkpoint="bitmap")
+    mark = None
+    if checkpoint is not None:
+        marking = ET.Element("domaincheckpoint")
+        ET.SubElement(marking, "name").text = checkpoint
+        ET.SubElement(ET.SubElement(marking, "disks"), "disk", name=disk, checkpoint="bitmap")
+        mark = ET.tostring(marking, encoding="unicode")
     held = _hold(domain)
     try:
         domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)  # of an earlier job, which is forgotten when it is read
-        domain.backupBegin(ET.tostring(backup, encoding="unicode"), ET.tostring(mark, encoding="unicode"))
+        domain.backupBegin(ET.tostring(backup, encoding="unicode"), mark)
     finally:
         if held:
             domain.fsThaw()  # the backup is of the moment at which it began

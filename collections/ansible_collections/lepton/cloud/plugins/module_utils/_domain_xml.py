@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from typing import Any
+from typing import Any, Mapping
 
 from ._node import FORWARD, LOOPBACK, Boot, Size
 
@@ -105,6 +105,27 @@ def _network(domain: ET.Element, devices: ET.Element, boot: Boot) -> None:
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
     ET.SubElement(parent, tag, attributes).text = text
+
+
+def adopted_mark(xml: str, labels: Mapping[str, str]) -> str:
+    """Return our mark for a domain that somebody else made: of no image of ours, and of the network that it has."""
+    network = "none"
+    for interface in ET.fromstring(xml).iterfind("devices/interface"):
+        kind, source = interface.get("type", ""), interface.find("source")
+        network = "user" if kind == "user" else "%s:%s" % (kind, source.get(kind, "")) if kind in ("network", "bridge") and source is not None else network
+    mark = ET.Element("node", image="", network=network)
+    mark.set("forward-ports", "[]")
+    mark.set("labels", json.dumps(dict(labels)))
+    return ET.tostring(mark, encoding="unicode")
+
+
+def moved(xml: str, paths: Mapping[str, str]) -> str:
+    """Return the same domain with other paths of its disk and its console's log."""
+    domain = ET.fromstring(xml)
+    for element in (*domain.iterfind("devices/disk/source"), *domain.iterfind("devices/serial/log"), *domain.iterfind("devices/console/log")):
+        path = element.get("file", "")
+        element.set("file", paths.get(path, path))
+    return ET.tostring(domain, encoding="unicode")
 
 
 def read_boot(xml: str) -> Boot | None:
