@@ -51,7 +51,7 @@ def test_a_size_that_waits_for_the_next_start_is_the_size_of_the_new_one() -> No
         ("node.rebuild", {"node": "web-1", "image": "nope"}, ANSWERS, "h2 has no image nope: expected one of guest, other"),
         ("node.rebuild", {"node": "web-1"}, {"h": {"nodes": [{**NODE, "image": "/old"}], "images": []}}, "has no image /old: expected one of none"),
         ("node.rebuild", {"node": "web-1"}, {"h1": {"nodes": [NODE]}, "h2": {"nodes": [NODE]}}, "several hosts have a node web-1"),
-        ("node.explode", {}, ANSWERS, "there is no planner for node.explode, only for node.rebuild"),
+        ("node.explode", {}, ANSWERS, "there is no planner for node.explode, only for host.drain, node.move, node.rebuild"),
     ],
 )
 def test_what_cannot_be_planned_is_said(operation: str, arguments: dict[str, Any], answers: Any, reason: str) -> None:

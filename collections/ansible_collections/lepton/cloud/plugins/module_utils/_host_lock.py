@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Lepton contributors
 # BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Locks on the managed host: they hold between two controllers that know nothing of each other. PRIVATE to the collection."""
+"""What the managed host itself keeps: locks, which hold between two controllers that know nothing of each other, and that it is closed. PRIVATE."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Iterator
 
 from ._node import NodeError
+
+CLOSED = ".closed"
 
 
 @contextmanager
@@ -34,3 +36,25 @@ def host_lock(folder: str, name: str, wait_seconds: float) -> Iterator[None]:
                     raise NodeError("somebody else is changing %s on this host: try again when that has ended" % name) from None
                 time.sleep(0.05)
         yield
+
+
+def closed_host(folder: str) -> str | None:
+    """Return why nothing new may be placed on this host, None where it may."""
+    try:
+        with open(os.path.join(folder, CLOSED), encoding="utf-8") as file:
+            return file.read(1000).strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def close_host(folder: str, why: str | None) -> None:
+    """Have nothing new placed on this host, for a reason; None opens it again."""
+    path = os.path.join(folder, CLOSED)
+    if why is None:
+        if os.path.exists(path):
+            os.unlink(path)
+        return
+    os.makedirs(folder, mode=0o711, exist_ok=True)
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        file.write(why + "\n")
+    os.replace(path + ".new", path)

@@ -13,6 +13,7 @@ import hashlib
 import json
 from typing import Any, Callable, Mapping, Sequence
 
+from ._moving import drain_host, move_node
 from ._placement import PlacementError, locate
 from ._rollout import adopt_service, balance_service, create_service, delete_service, reconcile_service, resize_service, scale_service, update_service
 from ._service import ServiceError
@@ -28,7 +29,10 @@ Planner = Callable[[Mapping[str, Any], Answers, Mapping[str, Any]], list[Step]]
 PREFIX = "lepton.cloud."
 # In which variable of a host the options stand that all modules of a kind share.
 OPTIONS = {
+    "host_placement": "lepton_host",
     "virtual_node": "lepton_host",
+    "virtual_node_backup": "lepton_host",
+    "virtual_node_restore": "lepton_host",
     "container_dataset": "lepton_engine",
     "model_container": "lepton_engine",
     "model_deployment": "lepton_cluster",
@@ -202,6 +206,8 @@ def _must_fit(name: str, host: str, size: Mapping[str, Any], answer: Mapping[str
 
 
 PLANNERS: dict[str, Planner] = {
+    "host.drain": drain_host,
+    "node.move": move_node,
     "node.rebuild": rebuild_node,
     "service.adopt": adopt_service,
     "service.balance": balance_service,

@@ -70,6 +70,11 @@ address:
   type: str
   returned: success
   sample: 10.0.0.7
+closed:
+  description: Why nothing new may be placed on the host. Null where it may, see M(lepton.cloud.host_placement).
+  type: str
+  returned: success
+  sample: null
 disk_free:
   description: How many bytes are free for disks. Null where that cannot be told.
   type: int
@@ -79,6 +84,7 @@ disk_free:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._host_lock import closed_host
 from ..module_utils._libvirt import owned
 from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import FORWARD
@@ -103,6 +109,7 @@ def main() -> None:
             images=host.images(),
             image_size=None if module.params["image"] is None else host.image_size(module.params["image"]),
             disk_free=host.disk_free(),
+            closed=closed_host(host.lock_dir),
         )
 
 

@@ -1,0 +1,120 @@
+# Copyright (c) 2026, Lepton contributors
+# BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Nodes that go to another host, stopped: planned. Pure. PRIVATE to the collection and to the Lepton bot.
+
+A node is stopped, backed up into the folder that both hosts see, made anew on the other one, and only then removed from the first. Where one
+of that fails it is started again where it was, and nothing of it is left elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from ._fleet import WHOLE, Request
+from ._placement import PlacementError, locate, place
+from ._planner import PREFIX, Step
+from ._units import parse_size
+
+SERVICE_LABEL = "cloud.lepton.service"
+Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
+POWER_SECONDS = 120
+
+
+def move_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[str, Any]) -> list[Step]:
+    """Plan to move a node to a host, or to the best one that has room."""
+    name, answers = arguments["node"], asked["hypervisors"]
+    source = locate(name, answers)
+    node = next(item for item in answers[source]["nodes"] if item["name"] == name)
+    if SERVICE_LABEL in (node.get("labels") or {}):
+        raise PlacementError("%s is a replica of service %s, which load balancers know: service update with again puts it elsewhere" % (name, _service(node)))
+    return _moved(node, source, _target(node, source, arguments.get("host"), answers), _directory(declared))
+
+
+def drain_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[str, Any]) -> list[Step]:
+    """Plan to close a host and to move every node off it, one after the other. Replicas of services stay: their services put them elsewhere."""
+    host, answers = arguments["host"], asked["hypervisors"]
+    if "nodes" not in answers.get(host, {}):
+        known = ", ".join(sorted(answers)) or "none"
+        raise PlacementError("%s does not answer, or is no host: expected one of %s" % (ascii(host[:64])[1:-1], known))
+    reason = arguments.get("because") or "no reason given"
+    closed = {**answers, host: {**answers[host], "closed": "drained: %s" % reason}}
+    steps: list[Step] = []
+    if answers[host].get("closed") != "drained: %s" % reason:
+        before, after = {"closed": answers[host].get("closed")}, {"closed": "drained: %s" % reason}
+        steps.append(_step("have nothing new on %s" % host, host, "host_placement", {"closed": "drained: %s" % reason}, before, after))
+    for node in answers[host]["nodes"]:
+        if SERVICE_LABEL not in (node.get("labels") or {}):
+            target = _target(node, host, None, closed)
+            steps += _moved(node, host, target, _directory(declared))
+            closed = {**closed, target: _with(closed[target], node)}
+    return steps
+
+
+def _service(node: Mapping[str, Any]) -> str:
+    return ascii(str(node["labels"][SERVICE_LABEL])[:40])[1:-1]
+
+
+def _directory(declared: Mapping[str, Any]) -> str:
+    if not declared.get("directory"):
+        raise PlacementError("a node goes by a backup: set lepton_backups.directory in the inventory, a folder that both hosts see")
+    return str(declared["directory"])
+
+
+def _size(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**node, **(node.get("config") or {})}
+
+
+def _target(node: Mapping[str, Any], source: str, host: str | None, answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return where a node goes; raise PlacementError where it cannot."""
+    if host == source:
+        raise PlacementError("%s is on %s already" % (node["name"], source))
+    others = {name: answer for name, answer in answers.items() if name != source}
+    size = _size(node)
+    request = Request(cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]))
+    return place(node["name"], request, host=host, answers=others, labels={})[0]
+
+
+def _with(answer: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a host answers when it has one more node."""
+    size, room = _size(node), answer["capacity"]
+    left = {"vcpus_free": room["vcpus_free"] - size["vcpus"], "memory_free": room["memory_free"] - parse_size(size["memory"])}
+    return {**answer, "capacity": {**room, **left}, "nodes": [*answer["nodes"], node]}
+
+
+def _moved(node: Mapping[str, Any], source: str, target: str, directory: str) -> list[Step]:
+    name, state = node["name"], "running" if node["state"] == "running" else "stopped"
+    steps = []
+    if state == "running":
+        stop = {"name": name, "state": "stopped", "wait_seconds": POWER_SECONDS}
+        steps.append(_step("stop %s" % name, source, "virtual_node", stop, {"state": "running"}, {"state": "stopped"}, group=name))
+    steps += [
+        _step("back %s up" % name, source, "virtual_node_backup", {"name": name, "directory": directory, "full": True}, group=name),
+        _step(
+            "make %s of that on %s" % (name, target),
+            target,
+            "virtual_node_restore",
+            {"node": name, "name": name, "directory": directory, "state": state},
+            {"state": "absent"},
+            {"state": state},
+            group=name,
+        ),
+        _step(
+            "remove %s from %s" % (name, source),
+            source,
+            "virtual_node",
+            {"name": name, "state": "absent"},
+            {"state": "stopped"},
+            {"state": "absent"},
+            group=name,
+        ),
+        # In this order: where the first host does not answer any more, what runs on the other one stays.
+        dict(_step("have %s on %s as it was" % (name, source), source, "virtual_node", {"name": name, "state": state}, group=name), undo=True),
+        dict(_step("remove %s from %s again" % (name, target), target, "virtual_node", {"name": name, "state": "absent"}, group=name), undo=True),
+    ]
+    return steps
+
+
+def _step(title: str, host: str, module: str, args: dict[str, Any], before: Any = None, after: Any = None, group: str = "") -> Step:
+    step: Step = {"title": title, "host": host, "module": PREFIX + module, "args": args, "before": before or {}, "after": after or {}}
+    return dict(step, group=group) if group else step

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes that go to another host: planned, and done between two hypervisors, with what the guest wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.lepton.cloud.plugins.module_utils._steps import StepError, make_plan
+from tests.collection.test_backup import says
+from tests.collection.test_virtual_node import Host
+from tests.conftest import ROOT
+from tests.warm import ansible
+
+from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hypervisor
+from lepton_ai.sandbox.stand import free_port, link_guest_image
+
+GIB = 1 << 30
+BACKUPS = {"directory": "/srv/backups"}
+
+
+def node(name: str, *, state: str = "running", **labels: str) -> dict[str, Any]:
+    return {"name": name, "state": state, "vcpus": 1, "memory": "1GiB", "labels": {label.replace("_", "."): value for label, value in labels.items()}}
+
+
+def answer(*nodes: dict[str, Any], free: int = 8, closed: str | None = None) -> dict[str, Any]:
+    return {"nodes": list(nodes), "capacity": {"vcpus_free": 8, "memory_free": free * GIB}, "closed": closed}
+
+
+def plan(operation: str, answers: dict[str, Any], declared: dict[str, Any] | None = None, **arguments: Any) -> list[dict[str, Any]]:
+    return list(make_plan(operation, arguments, {"hypervisors": answers}, BACKUPS if declared is None else declared)["steps"])
+
+
+def titles(steps: list[dict[str, Any]], *, undo: bool = False) -> list[tuple[str, str]]:
+    return [(step["host"], step["title"]) for step in steps if bool(step.get("undo")) == undo]
+
+
+def test_a_node_is_there_before_it_is_gone_here_and_back_here_where_that_fails() -> None:
+    steps = plan("node.move", {"a": answer(node("web-1")), "b": answer(free=4), "c": answer(free=6)}, node="web-1")
+    assert titles(steps) == [("a", "stop web-1"), ("a", "back web-1 up"), ("c", "make web-1 of that on c"), ("a", "remove web-1 from a")]
+    assert titles(steps, undo=True) == [("a", "have web-1 on a as it was"), ("c", "remove web-1 from c again")]
+    asleep = plan("node.move", {"a": answer(node("web-1", state="stopped")), "b": answer()}, node="web-1", host="b")
+    assert titles(asleep)[0] == ("a", "back web-1 up")
+    assert asleep[1]["args"]["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("answers", "arguments", "why"),
+    [
+        ({"a": answer(node("web-1"))}, {}, "no host can have a node with 1 vCPUs and 1GiB: no host answered"),
+        ({"a": answer(node("web-1")), "b": answer()}, {"host": "a"}, "web-1 is on a already"),
+        ({"a": answer(node("web-1")), "b": answer()}, {"host": "x"}, "there is no host x: expected one of b"),
+        ({"a": answer(node("web-1")), "b": answer(closed="drained")}, {}, "b: drained"),
+        ({"a": answer(node("web-1")), "b": answer(free=0)}, {}, "b: it has 0B free of 1GiB"),
+        ({"a": answer(node("web-1", cloud_lepton_service="web")), "b": answer()}, {}, "web-1 is a replica of service web"),
+        ({"a": answer(), "b": answer()}, {}, "no host has a node web-1"),
+        ({"a": answer(node("web-1")), "b": answer()}, {"declared": {}}, "set lepton_backups.directory"),
+    ],
+)
+def test_what_cannot_go_is_said(answers: dict[str, Any], arguments: dict[str, Any], why: str) -> None:
+    with pytest.raises(StepError, match=why):
+        plan("node.move", answers, node="web-1", **arguments)
+
+
+def test_a_drain_closes_the_host_first_and_shares_its_nodes_out() -> None:
+    hosts = {"a": answer(node("n1"), node("n2"), node("web-1", cloud_lepton_service="web")), "b": answer(free=5), "c": answer(free=5)}
+    steps = plan("host.drain", hosts, host="a", because="new memory")
+    assert steps[0]["args"] == {"closed": "drained: new memory"}
+    assert [step["title"] for step in steps if "make" in step["title"]] == ["make n1 of that on b", "make n2 of that on c"]
+    assert not [step for step in steps if "web-1" in step["title"]]
+    with pytest.raises(StepError, match="x does not answer, or is no host: expected one of a, b, c"):
+        plan("host.drain", hosts, host="x")
+    empty = {"a": answer(closed="drained: new memory"), "b": answer()}
+    assert plan("host.drain", empty, host="a", because="new memory") == []
+
+
+class Fleet:
+    """Two hypervisors as two hosts of an inventory."""
+
+    def __init__(self, folder: Path, **hosts: Hypervisor) -> None:
+        self.hosts = {name: Host(hypervisor) for name, hypervisor in hosts.items()}
+        self.folder = folder
+        (folder / "backups").mkdir()
+        self.write(str(folder / "backups"))
+
+    def write(self, backups: str) -> None:
+        def host(of: Host) -> dict[str, Any]:
+            where = of.hypervisor.folder
+            options = {"uri": of.hypervisor.uri, "image_dir": str(where / "images"), "disk_dir": str(where / "disks")}
+            return {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "lepton_host": options}
+
+        group = {"hosts": {name: host(of) for name, of in self.hosts.items()}, "vars": {"lepton_image": "guest", "lepton_backups": {"directory": backups}}}
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump({"hypervisors": group}))
+
+    def run(self, playbook: str, *words: str, **arguments: Any) -> subprocess.CompletedProcess[str]:
+        command = ["-i", self.folder / "hosts.yml", ROOT / f"playbooks/{playbook}.yml", "-e", json.dumps(arguments), *words]
+        return ansible("ansible-playbook", command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, timeout=240)
+
+    def state(self, name: str) -> dict[str, str]:
+        """Return libvirt's own word for a node, by host that has it."""
+        words = {host: of.virsh("domstate", name) for host, of in self.hosts.items()}
+        return {host: word for host, word in words.items() if "error" not in word}
+
+
+@pytest.fixture
+def fleet(hypervisor: Hypervisor) -> Iterator[Fleet]:
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    second = start_hypervisor(folder / "h")
+    link_guest_image(folder / "h")
+    yield Fleet(folder, kvm1=hypervisor, kvm2=second)
+    stop_hypervisor(folder / "h")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.libvirt
+@pytest.mark.slow
+def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: Fleet) -> None:
+    port = free_port()
+    ports = [f"{port}:80"]
+    made = fleet.run("node/create", node="mv-1", memory="128MiB", disk="16MiB", host="kvm1", forward_ports=ports, labels=["team=search"])
+    assert made.returncode == 0, made.stdout
+    assert says(port, "kept") == "kept"
+    planned = fleet.run("node/move", "--check", node="mv-1", host="kvm2")
+    assert planned.returncode == 0, planned.stdout
+    assert fleet.state("mv-1") == {"kvm1": "running"}
+    fleet.write("/no/such/folder")
+    failed = fleet.run("node/move", node="mv-1", host="kvm2")
+    assert failed.returncode != 0
+    assert "/no/such/folder is not there" in failed.stdout
+    assert fleet.state("mv-1") == {"kvm1": "running"}  # started again
+    assert says(port) == "kept"
+    fleet.write(str(fleet.folder / "backups"))
+    moved = fleet.run("node/move", node="mv-1", host="kvm2")
+    assert moved.returncode == 0, moved.stdout
+    assert fleet.state("mv-1") == {"kvm2": "running"}
+    assert says(port) == "kept"
+    assert not (fleet.hosts["kvm1"].hypervisor.folder / "disks/mv-1.qcow2").exists()
+
+    drained = fleet.run("host/drain", host="kvm2", because="new memory")
+    assert drained.returncode == 0, drained.stdout
+    assert fleet.state("mv-1") == {"kvm1": "running"}
+    assert says(port) == "kept"
+    refused = fleet.run("node/create", node="mv-2", memory="64MiB", host="kvm2")
+    assert "kvm2: drained: new memory" in refused.stdout
+    elsewhere = fleet.run("node/create", node="mv-2", memory="64MiB")
+    assert elsewhere.returncode == 0, elsewhere.stdout
+    assert fleet.state("mv-2") == {"kvm1": "running"}
+    assert fleet.run("host/resume", host="kvm2").returncode == 0
+    assert fleet.hosts["kvm2"].module("host_info")["closed"] is None
+    assert "there is no host kvm9: expected one of kvm1, kvm2" in fleet.run("host/resume", host="kvm9").stdout
+    for name in ("mv-1", "mv-2"):
+        fleet.hosts["kvm1"].node(name, state="absent")
