@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -179,7 +180,8 @@ def room_for(host: Host, chain: list[Backup]) -> None:
 
 def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: dict[str, str], virtualization: str) -> list[str]:
     """Make a node of a backup, stopped, and return warnings; where that fails nothing of it is left."""
-    backup, warnings = chain[-1], list[str]()
+    backup = chain[-1]
+    warnings: list[str] = []
     files = local_files(host)
     disk, boot = host.disk_path(name), backup.boot
     direct_boot = host.direct_boot(boot.image, needed=not backup.sha256)
@@ -192,7 +194,7 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
         if backup.sha256:
             files.join([store.path(item.id, DISK) for item in chain], partial)
             os.rename(partial, disk)
-        made = boot.__class__(boot.image, boot.disk, boot.network, boot.forward_ports, tuple(sorted({**dict(boot.labels), **labels}.items())))
+        made = replace(boot, labels=tuple(sorted({**dict(boot.labels), **labels}.items())))
         xml = render_domain(
             name, backup.node_size, made, virtualization=kind, disk_path=disk, console_path=host.console_path(name), direct_boot=direct_boot,
             has_disk=bool(backup.sha256),

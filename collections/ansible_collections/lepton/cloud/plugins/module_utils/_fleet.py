@@ -175,11 +175,10 @@ class Fleet:
         found: list[tuple[Iterable[str], Free]] = []
         for state, names in self._alike.items():
             free = state[0]
-            scores = scored.get(free, 0)
-            if scores == 0:
+            if free not in scored:
                 lefts = remaining(free, request)
-                scores = min(((self._score(free, left, request), left) for left in lefts), key=lambda pair: pair[0]) if lefts else None
-                scored[free] = scores
+                scored[free] = min(((self._score(free, left, request), left) for left in lefts), key=lambda pair: pair[0]) if lefts else None
+            scores = scored[free]
             if scores is None or state[3] or not (plain or not lacking(self._hosts[next(iter(names))], request)):
                 continue
             away = sum(dict(state[1] or ()).get(label) != value for label, value in request.preferred)
