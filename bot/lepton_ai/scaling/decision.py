@@ -378,7 +378,7 @@ def _want(policy: Policy, signal: Signal, situation: Situation, size: float, *, 
     load = load_of(signal, value, situation.ready * size)
     outlook = situation.outlooks.get(signal.name, Outlook(load, load, load, 0.0))
     if idle or (not policy.min_replicas and not situation.asked and not load):  # what is expected wakes nobody
-        return Want(0.0, 0.0, f"nobody has called for {outlook.quiet_seconds / 60:.0f} min")
+        return Want(0.0, 0.0, f"nobody has called for {round(outlook.quiet_seconds / 60, 1):g} min")
     up = max(outlook.peak, load) / useful
     share = load / (situation.ready * capacity) if situation.ready else math.inf
     known = f"as in {outlook.days:.0f} days before" if outlook.days else "not learned yet, so with a margin"
