@@ -56,7 +56,9 @@ def planned(host: Host, node: Node, store: Store, *, full: bool) -> Backup | Non
 
 def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: float) -> Backup:
     """Back a node up and return what was made; raise NodeError where that failed, and then nothing of it is left."""
-    identity = next_id(datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ"), store.known())
+    # Another folder may have one of the same second, whose checkpoint must not be taken for this one's.
+    noted = {checkpoint[len(MARK) :] for checkpoint in _checkpoints(host.domain(node.name))}
+    identity = next_id(datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ"), {*store.known(), *noted})
     base = planned(host, node, store, full=full)
     try:
         partial = store.begin(identity)
