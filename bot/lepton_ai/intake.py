@@ -26,7 +26,7 @@ CONFIRMATION = "confirmation"
 CONFIRM_SECONDS = 60 * 60
 AGAIN_SECONDS = 10.0  # asking again for the same within so many is asking once
 LEPTON = "lepton"  # who ends a plan that can no longer be done
-SCALE, RESIZE = "service.scale", "service.resize"  # who may do this may pin as well
+SCALE = "service.scale"  # who may do this may pin as well
 FREEZE = "freeze"  # what a role must name so that its holders may freeze and unfreeze
 
 

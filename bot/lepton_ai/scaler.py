@@ -20,7 +20,7 @@ import structlog
 from lepton_ai.access.approvals import ApprovalRule
 from lepton_ai.access.matching import Caller
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import RESIZE, SCALE, Intake
+from lepton_ai.intake import SCALE, Intake
 from lepton_ai.metrics import Metrics
 from lepton_ai.observing import Stands, errors_of, room_of_hosts, sample_of, stands
 from lepton_ai.runs import leases
@@ -32,7 +32,7 @@ from lepton_ai.scaling.series import Reading, from_prometheus, now_from_promethe
 from lepton_ai.scaling.sizing import usual
 
 log = structlog.get_logger()
-LOOK = "service.list"
+LOOK, RESIZE = "service.list", "service.resize"
 WRITER = "scaling"  # the lock of whoever decides; another bot on the same database stands by
 KEEP_SECONDS = 14 * 86400.0  # of records
 MEASURED = 20  # starts that the lead is taken from

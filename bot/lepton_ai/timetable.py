@@ -6,9 +6,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from lepton_ai.hours import DAYS, Day
+from lepton_ai.hours import DAYS, Clock, Day
 
 LATE_SECONDS = 6 * 3600.0  # for which what was missed, since the bot did not run, is still done
 
@@ -21,17 +21,8 @@ class Schedule(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$", description="What it is called: its principal is schedule:NAME, which needs a grant.")
     operation: str = Field(description="Such as node.backup.")
     arguments: dict[str, Any] = Field(default_factory=dict)
-    at: str = Field(description="The time of day, such as 02:15.")
+    at: Clock = Field(description="The time of day, such as 02:15.")
     days: list[Day] = Field(default_factory=lambda: [*DAYS], min_length=1)
-
-    @field_validator("at")
-    @classmethod
-    def _a_time(cls, text: str) -> str:
-        try:
-            datetime.time.fromisoformat(text)
-        except ValueError as error:
-            raise ValueError(f"{text!r} is not a time of day such as 02:15") from error
-        return text
 
 
 def due(schedule: Schedule, now: datetime.datetime) -> datetime.datetime | None:

@@ -15,13 +15,13 @@ from tests.conftest import ROOT, write_playbook
 from tests.scaling.test_policy import POLICY
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.intake import RESIZE, SCALE
+from lepton_ai.intake import SCALE
 from lepton_ai.observing import sample_of
 from lepton_ai.policies import undoing
 from lepton_ai.runs import leases
 from lepton_ai.runs.model import HERE, Request, Result, State
 from lepton_ai.runs.store import Store
-from lepton_ai.scaler import LOOK, Scaler, _Watched
+from lepton_ai.scaler import LOOK, RESIZE, Scaler, _Watched
 from lepton_ai.scaling.backtest import by_policy, replay
 from lepton_ai.scaling.decision import Decision
 from lepton_ai.scaling.outlook import TICK_SECONDS, LoadHistory

@@ -3,29 +3,17 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lepton_ai.errors import LeptonError
-from lepton_ai.hours import DAYS, Day
+from lepton_ai.hours import DAYS, Clock, Day
 from lepton_ai.yaml_lines import line_of
 
 FIRST_LEAD = 60.0  # seconds that a replica takes to serve, until that was measured
-
-
-def _clock(text: str) -> str:
-    try:
-        datetime.time.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a time of day such as 08:30") from error
-    return text
-
-
-Clock = Annotated[str, AfterValidator(_clock)]
 
 
 class Part(BaseModel):

@@ -74,9 +74,9 @@ from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 
 from ..module_utils._node import NodeError, check_name
+from ..module_utils._scene import SERVICE_LABEL
 
 SUFFIXES = ("virtual_nodes.yml", "virtual_nodes.yaml")
-SERVICE_LABEL = "cloud.lepton.service"
 PROGRAM = "ansible_collections.lepton.cloud.plugins.module_utils._listing"
 AT_ONCE = 32  # processes
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 5))  # the folder of ansible_collections

@@ -26,6 +26,7 @@ class Store:
         if not os.path.isdir(directory):
             raise NodeError("%s is not there: the folder of backups is never made by itself, since it may be one that is not mounted" % directory)
         self.folder = os.path.join(directory, check_name(node))
+        self._wrong: dict[str, str] = {}  # by backup: a full one is read once, however many build upon it
 
     def path(self, identity: str, file: str = "") -> str:
         return os.path.join(self.folder, identity, file)
@@ -95,6 +96,11 @@ class Store:
 
     def wrong(self, backup: Backup) -> str:
         """Return what is wrong with a backup's own file, "" where it is as it was written."""
+        if backup.id not in self._wrong:
+            self._wrong[backup.id] = self._compared(backup)
+        return self._wrong[backup.id]
+
+    def _compared(self, backup: Backup) -> str:
         if not backup.sha256:
             return ""
         path = self.path(backup.id, DISK)

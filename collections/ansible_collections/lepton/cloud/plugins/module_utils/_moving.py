@@ -14,9 +14,9 @@ from typing import Any, Mapping
 from ._fleet import WHOLE, Request
 from ._placement import PlacementError, locate, place
 from ._planner import PREFIX, Step
+from ._scene import SERVICE_LABEL
 from ._units import parse_size
 
-SERVICE_LABEL = "cloud.lepton.service"
 Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 POWER_SECONDS = 120
 
