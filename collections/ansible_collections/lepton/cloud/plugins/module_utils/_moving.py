@@ -13,7 +13,7 @@ from typing import Any, Mapping
 
 from ._fleet import WHOLE, Request
 from ._placement import PlacementError, locate, place
-from ._planner import PREFIX, Step
+from ._planner import Step, a_step
 from ._scene import SERVICE_LABEL
 from ._units import parse_size
 
@@ -42,7 +42,7 @@ def drain_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[s
     steps: list[Step] = []
     if answers[host].get("closed") != "drained: %s" % reason:
         before, after = {"closed": answers[host].get("closed")}, {"closed": "drained: %s" % reason}
-        steps.append(_step("have nothing new on %s" % host, host, "host_placement", {"closed": "drained: %s" % reason}, before, after))
+        steps.append(a_step("have nothing new on %s" % host, host, "host_placement", {"closed": "drained: %s" % reason}, before, after))
     for node in answers[host]["nodes"]:
         if SERVICE_LABEL not in (node.get("labels") or {}):
             target = _target(node, host, None, closed)
@@ -87,10 +87,10 @@ def _moved(node: Mapping[str, Any], source: str, target: str, directory: str) ->
     steps = []
     if state == "running":
         stop = {"name": name, "state": "stopped", "wait_seconds": POWER_SECONDS}
-        steps.append(_step("stop %s" % name, source, "virtual_node", stop, {"state": "running"}, {"state": "stopped"}, group=name))
+        steps.append(a_step("stop %s" % name, source, "virtual_node", stop, {"state": "running"}, {"state": "stopped"}, group=name))
     steps += [
-        _step("back %s up" % name, source, "virtual_node_backup", {"name": name, "directory": directory, "full": True}, group=name),
-        _step(
+        a_step("back %s up" % name, source, "virtual_node_backup", {"name": name, "directory": directory, "full": True}, group=name),
+        a_step(
             "make %s of that on %s" % (name, target),
             target,
             "virtual_node_restore",
@@ -99,7 +99,7 @@ def _moved(node: Mapping[str, Any], source: str, target: str, directory: str) ->
             {"state": state},
             group=name,
         ),
-        _step(
+        a_step(
             "remove %s from %s" % (name, source),
             source,
             "virtual_node",
@@ -109,12 +109,7 @@ def _moved(node: Mapping[str, Any], source: str, target: str, directory: str) ->
             group=name,
         ),
         # In this order: where the first host does not answer any more, what runs on the other one stays.
-        dict(_step("have %s on %s as it was" % (name, source), source, "virtual_node", {"name": name, "state": state}, group=name), undo=True),
-        dict(_step("remove %s from %s again" % (name, target), target, "virtual_node", {"name": name, "state": "absent"}, group=name), undo=True),
+        a_step("have %s on %s as it was" % (name, source), source, "virtual_node", {"name": name, "state": state}, group=name, undo=True),
+        a_step("remove %s from %s again" % (name, target), target, "virtual_node", {"name": name, "state": "absent"}, group=name, undo=True),
     ]
     return steps
-
-
-def _step(title: str, host: str, module: str, args: dict[str, Any], before: Any = None, after: Any = None, group: str = "") -> Step:
-    step: Step = {"title": title, "host": host, "module": PREFIX + module, "args": args, "before": before or {}, "after": after or {}}
-    return dict(step, group=group) if group else step

@@ -23,6 +23,16 @@ PREFIX = "lepton.cloud."
 ALL = "all"  # what a failure stops: every other step of the plan, and not only those of its own replica
 
 
+def a_step(title: str, host: str, module: str, args: dict[str, Any], before: Any = None, after: Any = None, *, group: str = "", undo: bool = False) -> Step:
+    """Return one step, as `_steps` describes it."""
+    step: Step = {"title": title, "host": host, "module": PREFIX + module, "args": args, "before": before or {}, "after": after or {}}
+    if group:
+        step["group"] = group
+    if undo:
+        step["undo"] = True
+    return step
+
+
 class Planner:
     """Collects the steps of one plan, and gives away room as it goes."""
 
@@ -49,13 +59,9 @@ class Planner:
         needs_all: bool = False,
     ) -> None:
         """Append one step."""
-        step: Step = {"title": title, "host": host, "module": PREFIX + module, "args": args, "before": before or {}, "after": after or {}}
-        if group:
-            step["group"] = group
+        step = a_step(title, host, module, args, before, after, group=group, undo=undo)
         if group and self.stops and not undo:
             step["stops"] = self.stops
-        if undo:
-            step["undo"] = True
         if needs_all:
             step["needs_all"] = True
         self.steps.append(step)
