@@ -29,7 +29,7 @@ def test_round_trip(boot: Boot) -> None:
     xml = render(boot)
     assert read_boot(xml) == boot
     assert read_size(xml) == SIZE
-    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "console": "/d/web-1.log", "type": "qemu"}
+    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "cache": None, "console": "/d/web-1.log", "type": "qemu"}
 
 
 def test_resizing_touches_nothing_else() -> None:

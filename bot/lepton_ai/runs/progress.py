@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.lepton.cloud.plugins.module_utils._rollout_status import SAID
+from ansible_collections.lepton.cloud.plugins.module_utils._progress import SAID
 from ansible_collections.lepton.cloud.plugins.module_utils._steps import field_name
 
 from lepton_ai.runs.model import EventKind, FieldChange, Result, RunEvent

@@ -46,6 +46,11 @@ options:
       - Ports of the host that are forwarded to replicas of services.
     type: str
     default: 21000-21999
+  migration_uri:
+    description:
+      - Where the libvirt of other hosts reaches this one's, such as V(qemu+tls://kvm1/system) or V(qemu+ssh://root@kvm1/system). Without it
+        no running node comes here from another host.
+    type: str
 requirements:
   - python3-libvirt on the managed host
 """

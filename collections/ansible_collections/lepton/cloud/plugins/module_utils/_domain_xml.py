@@ -19,6 +19,7 @@ QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 ET.register_namespace("lepton", OWNER_NS)
 ET.register_namespace("qemu", QEMU_NS)
 KIB = 1024
+KERNEL = ("kernel", "initrd")
 
 
 def render_domain(
@@ -120,12 +121,22 @@ def adopted_mark(xml: str, labels: Mapping[str, str]) -> str:
 
 
 def moved(xml: str, paths: Mapping[str, str]) -> str:
-    """Return the same domain with other paths of its disk and its console's log."""
+    """Return the same domain with other paths of its disk, its console's log and what it boots from."""
     domain = ET.fromstring(xml)
     for element in (*domain.iterfind("devices/disk/source"), *domain.iterfind("devices/serial/log"), *domain.iterfind("devices/console/log")):
         path = element.get("file", "")
         element.set("file", paths.get(path, path))
+    for part in KERNEL:
+        found = domain.find("os/%s" % part)
+        if found is not None and found.text:
+            found.text = paths.get(found.text, found.text)
     return ET.tostring(domain, encoding="unicode")
+
+
+def read_kernel(xml: str) -> dict[str, str]:
+    """Return the files that a domain boots from in place of its disk: kernel and initrd, {} where it boots from its disk."""
+    domain = ET.fromstring(xml)
+    return {part: text for part in KERNEL for text in [domain.findtext("os/%s" % part)] if text}
 
 
 def read_boot(xml: str) -> Boot | None:
@@ -191,12 +202,14 @@ def resized(xml: str, size: Size) -> str:
 
 
 def read_paths(xml: str) -> dict[str, Any]:
-    """Return `disk` (the first disk's file), `console` (its log), `type` (kvm or qemu), each None where there is none."""
+    """Return `disk` (the first disk's file), its `cache` mode, `console` (its log), `type` (kvm or qemu), each None where there is none."""
     domain = ET.fromstring(xml)
     disk = domain.find("devices/disk[@device='disk']/source")
+    driver = domain.find("devices/disk[@device='disk']/driver")
     log = domain.find("devices/serial/log")
     return {
         "disk": disk.get("file") if disk is not None else None,
+        "cache": driver.get("cache") if driver is not None else None,
         "console": log.get("file") if log is not None else None,
         "type": domain.get("type", "qemu"),
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Sequence
@@ -26,12 +27,31 @@ except ImportError:
 KIB = 1024
 MIB = 1024 * KIB
 STATS = 0 if libvirt is None else libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_VCPU
+KEEPALIVE = (5, 4)  # seconds between two, and how many may stay without an answer
 PROBE_SECONDS = 10.0  # for a firmware to boot in software emulation, which takes 0.1 to 0.2 s
 PROBE_FACTOR = 3  # a firmware that takes longer than so many times that is not virtualised by hardware
 PROBE_SLACK = 0.3  # seconds that starting a process may vary
 PROBE_END = b"No bootable device"
+LOOK_SECONDS = 0.2  # after which is looked at what a hypervisor sends no event for
 REPRESS_SECONDS = 5  # a guest that is still booting does not hear the power button
 LONGEST_CMDLINE = 4096  # bytes of a kernel command line
+
+
+_events: list[threading.Thread] = []
+
+
+def _run_events() -> None:
+    """Have libvirt's events handled for as long as this process lives, also while it waits for an answer: only so is it noticed that none can come."""
+    if _events:
+        return
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    _events.append(threading.Thread(target=run, name="libvirt", daemon=True))
+    _events[0].start()
 
 
 class Host:
@@ -40,7 +60,7 @@ class Host:
     def __init__(self, uri: str, *, image_dir: str, disk_dir: str, cpu_overcommit: float, memory_reserve: int, run: Run) -> None:
         # libvirt prints every error to stderr by default, beside raising it.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
-        libvirt.virEventRegisterDefaultImpl()
+        _run_events()
         self.uri = uri
         self.image_dir = image_dir
         self.disk_dir = disk_dir
@@ -50,6 +70,9 @@ class Host:
             self.connection = libvirt.open(uri)
         except libvirt.libvirtError as error:
             raise NodeError("libvirt does not answer at %s: %s. Is libvirtd running there?" % (uri, error)) from error
+        if not self._local:
+            # Else a call that was under way when the network went would never end.
+            self.connection.setKeepAlive(*KEEPALIVE)
         self.files = LocalFiles(run) if self._local else VolumeFiles(self.connection)
 
     def close(self) -> None:
@@ -375,7 +398,6 @@ class Host:
         )
         domain = stream = None
         seen = b""
-        timer = libvirt.virEventAddTimeout(100, lambda *_event: None, None)
         try:
             domain = self.connection.createXML(probe, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
             stream = self.connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
@@ -389,10 +411,9 @@ class Host:
                 if isinstance(received, bytes):
                     seen += received
                 else:
-                    libvirt.virEventRunDefaultImpl()
+                    time.sleep(0.01)  # an event of the stream would tell, and is more code than it saves time
             return time.monotonic() - began
         finally:
-            libvirt.virEventRemoveTimeout(timer)
             if stream is not None:
                 stream.abort()
             if domain is not None:
@@ -472,16 +493,15 @@ class Host:
 
     def wait(self, domain: Any, done: Callable[[], bool], seconds: int, every: tuple[float, Callable[[], Any]] | None = None) -> bool:
         """Return whether `done` came true in time, woken by the domain's own events; `every` repeats an action meanwhile."""
+        happened = threading.Event()
 
         def woken(*_event: Any) -> None:
-            return None
+            happened.set()
 
         handles = [
             self.connection.domainEventRegisterAny(domain, event, woken, None)
             for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE)
         ]
-        # Events that a hypervisor does not send (and the deadline) are met by a timer.
-        timer = libvirt.virEventAddTimeout(200, woken, None)
         deadline = time.monotonic() + seconds
         again = 0.0
         try:
@@ -493,10 +513,10 @@ class Host:
                     again = now + every[0]
                     with _ignoring_a_guest_that_just_ended():
                         every[1]()
-                libvirt.virEventRunDefaultImpl()
+                happened.wait(LOOK_SECONDS)
+                happened.clear()
             return True
         finally:
-            libvirt.virEventRemoveTimeout(timer)
             for handle in handles:
                 self.connection.domainEventDeregisterAny(handle)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
-from typing import Any, Iterator
+from typing import Any, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -27,6 +27,7 @@ HOST_OPTIONS: dict[str, dict[str, Any]] = {
     "memory_reserve": {"type": "str", "default": "1GiB"},
     "address": {"type": "str", "default": "127.0.0.1"},
     "port_range": {"type": "str", "default": "21000-21999"},
+    "migration_uri": {"type": "str"},
 }
 
 
@@ -54,23 +55,29 @@ def connected(module: AnsibleModule) -> Iterator[_libvirt.Host]:
     for option in ("image_dir", "disk_dir"):
         if not os.path.isabs(module.params[option]):
             module.fail_json(msg="%s must be an absolute path, not %r" % (option, module.params[option]))
-    host = None
     try:
-        host = _libvirt.Host(
-            module.params["uri"],
-            image_dir=module.params["image_dir"],
-            disk_dir=module.params["disk_dir"],
-            cpu_overcommit=module.params["cpu_overcommit"],
-            memory_reserve=parse_size(module.params["memory_reserve"]),
-            run=lambda command: module.run_command(command, handle_exceptions=False),
-        )
-        yield host
+        with opened(module, module.params) as host:
+            yield host
     except (NodeError, ValueError) as error:
         module.fail_json(msg=str(error))
     except _libvirt.libvirt.libvirtError as error:
         module.fail_json(msg="libvirt at %s: %s" % (module.params["uri"], error))
     except OSError as error:
         module.fail_json(msg="%s: %s" % (module.params["uri"], error))
+
+
+@contextmanager
+def opened(module: AnsibleModule, options: Mapping[str, Any]) -> Iterator[_libvirt.Host]:
+    """Yield a connection to the host that options speak of; raise NodeError where it does not answer."""
+    host = _libvirt.Host(
+        options["uri"],
+        image_dir=options["image_dir"],
+        disk_dir=options["disk_dir"],
+        cpu_overcommit=options["cpu_overcommit"],
+        memory_reserve=parse_size(options["memory_reserve"]),
+        run=lambda command: module.run_command(command, handle_exceptions=False),
+    )
+    try:
+        yield host
     finally:
-        if host is not None:
-            host.close()
+        host.close()

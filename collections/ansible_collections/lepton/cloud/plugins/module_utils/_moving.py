@@ -1,10 +1,10 @@
 # Copyright (c) 2026, Lepton contributors
 # BSD-2-Clause license (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Nodes that go to another host, stopped: planned. Pure. PRIVATE to the collection and to the Lepton bot.
+"""Nodes that go to another host: planned. Pure. PRIVATE to the collection and to the Lepton bot.
 
-A node is stopped, backed up into the folder that both hosts see, made anew on the other one, and only then removed from the first. Where one
-of that fails it is started again where it was, and nothing of it is left elsewhere.
+Stopped, a node is backed up into the folder that both hosts see, made anew on the other one, and only then removed from the first. Where one
+of that fails it is started again where it was, and nothing of it is left elsewhere. Running, it is migrated by the hypervisors themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ._units import parse_size
 
 Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 POWER_SECONDS = 120
+LIVE, SUSPENDED = "live", "suspended"
 
 
 def move_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[str, Any]) -> list[Step]:
@@ -28,7 +29,7 @@ def move_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[st
     node = next(item for item in answers[source]["nodes"] if item["name"] == name)
     if SERVICE_LABEL in (node.get("labels") or {}):
         raise PlacementError("%s is a replica of service %s, which load balancers know: service update with again puts it elsewhere" % (name, _service(node)))
-    return _moved(node, source, _target(node, source, arguments.get("host"), answers), _directory(declared))
+    return _moved(node, source, _target(node, source, arguments.get("host"), answers), answers, arguments.get("mode"), declared)
 
 
 def drain_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[str, Any]) -> list[Step]:
@@ -46,7 +47,7 @@ def drain_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[s
     for node in answers[host]["nodes"]:
         if SERVICE_LABEL not in (node.get("labels") or {}):
             target = _target(node, host, None, closed)
-            steps += _moved(node, host, target, _directory(declared))
+            steps += _moved(node, host, target, answers, arguments.get("mode"), declared)
             closed = {**closed, target: _with(closed[target], node)}
     return steps
 
@@ -82,8 +83,25 @@ def _with(answer: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, An
     return {**answer, "capacity": {**room, **left}, "nodes": [*answer["nodes"], node]}
 
 
-def _moved(node: Mapping[str, Any], source: str, target: str, directory: str) -> list[Step]:
-    name, state = node["name"], "running" if node["state"] == "running" else "stopped"
+def _moved(
+    node: Mapping[str, Any], source: str, target: str, answers: Mapping[str, Mapping[str, Any]], mode: str | None, declared: Mapping[str, Any]
+) -> list[Step]:
+    """Return how a node comes from one host to another. What does not run has nothing to migrate, and goes stopped."""
+    name = node["name"]
+    if mode in (LIVE, SUSPENDED) and node["state"] == "running":
+        return [_migrated(name, source, target, answers[target]["migration"], live=mode == LIVE)]
+    return _carried(name, "running" if node["state"] == "running" else "stopped", source, target, _directory(declared))
+
+
+def _migrated(name: str, source: str, target: str, there: Mapping[str, Any], *, live: bool) -> Step:
+    if not there["uri"]:
+        raise PlacementError("no running node comes to %s: set migration_uri in its lepton_host, where other hosts' libvirt reaches it" % target)
+    given = {"name": name, "target_uri": there["uri"], "target_image_dir": there["image_dir"], "target_disk_dir": there["disk_dir"], "live": live}
+    title = "migrate %s to %s%s" % (name, target, "" if live else ", held meanwhile")
+    return a_step(title, source, "virtual_node_migration", given, {"state": "running"}, {"state": "absent"}, group=name)
+
+
+def _carried(name: str, state: str, source: str, target: str, directory: str) -> list[Step]:
     steps = []
     if state == "running":
         stop = {"name": name, "state": "stopped", "wait_seconds": POWER_SECONDS}

@@ -232,7 +232,7 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
         max_memory=max(memory, min(memory * HEADROOM, capacity.memory // MIB * MIB)) if wish.max_memory is None else wish.max_memory,
     )
     _check_size(size)
-    _check_fits(wish.name, size, None, capacity)
+    check_fits(wish.name, size, None, capacity)
     boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or (), wish.labels or ()))
     steps = [Step("define", size, boot), Step("create_disk", size, boot), Step("finish")]
     started = wish.state in ("running", "restarted")
@@ -263,7 +263,8 @@ def _check_size(size: Size) -> None:
         raise NodeError("max_memory %s is below memory %s" % (format_size(size.max_memory), format_size(size.memory)))
 
 
-def _check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> None:
+def check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> None:
+    """Raise NodeError where a host has no room for a node that has `now` (None: nothing) to have `size`."""
     more_vcpus = size.vcpus - (now.vcpus if now else 0)
     more_memory = size.memory - (now.memory if now else 0)
     if more_vcpus > 0 and more_vcpus > capacity.vcpus_free:
@@ -325,7 +326,7 @@ def _resize(wish: Wish, node: Node, capacity: Capacity) -> Plan:
         max_memory=max(config.max_memory, memory) if wish.max_memory is None else wish.max_memory,
     )
     _check_size(target)
-    _check_fits(wish.name, target, config, capacity)
+    check_fits(wish.name, target, config, capacity)
     steps, changes, reasons = [], [], []
     live_target = node.live
     if node.saved and target != config:

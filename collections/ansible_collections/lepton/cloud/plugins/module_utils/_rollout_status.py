@@ -13,7 +13,6 @@ from typing import Any, Iterable, Mapping, NamedTuple
 
 from ._command import clean
 
-SAID = "lepton progress: "  # begins what a task says while it is under way, among all that Ansible displays
 HASH_LABEL = "pod-template-hash"  # which the deployment controller adds to the template of each ReplicaSet
 REVISION = "deployment.kubernetes.io/revision"
 HOPELESS = ("InvalidImageName", "ErrImageNeverPull")  # the kubelet will not try again

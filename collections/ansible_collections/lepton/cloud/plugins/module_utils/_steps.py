@@ -32,6 +32,7 @@ OPTIONS = {
     "host_placement": "lepton_host",
     "virtual_node": "lepton_host",
     "virtual_node_backup": "lepton_host",
+    "virtual_node_migration": "lepton_host",
     "virtual_node_restore": "lepton_host",
     "container_dataset": "lepton_engine",
     "model_container": "lepton_engine",

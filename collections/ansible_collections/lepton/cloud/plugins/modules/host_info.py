@@ -75,6 +75,11 @@ closed:
   type: str
   returned: success
   sample: null
+migration:
+  description: How nodes come to this host from others while they run, and its folders. V(uri) is null where none do.
+  type: dict
+  returned: success
+  sample: {uri: "qemu+tls://kvm1/system", image_dir: /var/lib/lepton/images, disk_dir: /var/lib/lepton/disks}
 disk_free:
   description: How many bytes are free for disks. Null where that cannot be told.
   type: int
@@ -110,6 +115,7 @@ def main() -> None:
             image_size=None if module.params["image"] is None else host.image_size(module.params["image"]),
             disk_free=host.disk_free(),
             closed=closed_host(host.lock_dir),
+            migration={"uri": params["migration_uri"], "image_dir": host.image_dir, "disk_dir": host.disk_dir},
         )
 
 

@@ -372,14 +372,14 @@ calls:
   sample: 6
 """
 
-from contextlib import contextmanager, suppress
-from typing import Any, Callable, Iterator
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._changes import diff_of
 from ..module_utils._cluster_module import CLUSTER_OPTIONS, EXCLUSIVE, cluster_of, deployment_result
 from ..module_utils._deploying import apply_plan, make_plan
+from ..module_utils._progress import reporting
 
 VOLUME = {
     "name": {"type": "str", "required": True},
@@ -395,27 +395,6 @@ AUTOSCALE = {
     "max_replicas": {"type": "int", "required": True},
     "cpu_percent": {"type": "int", "default": 80},
 }
-
-
-@contextmanager
-def reporting(path: str | None) -> Iterator[Callable[[str], None]]:
-    """Yield what takes a line of progress, and writes it to the FIFO where there is one. Nobody waits for it, and nothing depends on it."""
-    try:
-        pipe = None if path is None else open(path, "w", encoding="utf-8")
-    except OSError:
-        pipe = None
-
-    def report(line: str) -> None:
-        if pipe is not None:
-            with suppress(BrokenPipeError):
-                pipe.write(line.replace("\n", " ") + "\n")
-                pipe.flush()
-
-    try:
-        yield report
-    finally:
-        if pipe is not None:
-            pipe.close()
 
 
 def main() -> None:

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running nodes that go to another host: two libvirt daemons in two network namespaces are the hosts, and the guests are asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.lepton.cloud.plugins.module_utils._migration import BROKEN, cpu_needed
+from ansible_collections.lepton.cloud.plugins.module_utils._progress import SAID
+from tests.collection.test_moving import answer, node, plan
+from tests.conftest import ROOT, ansible_module, eventually, require
+from tests.warm import ansible
+
+from lepton_ai.sandbox.hypervisor import QEMU_CONF, SYSTEM_FOLDERS, stop_hypervisor
+from lepton_ai.sandbox.stand import link_guest_image
+
+MIB = 1 << 20
+WIRE = {"kvm1": "10.213.7.1", "kvm2": "10.213.7.2"}
+THERE = {"uri": "qemu+tcp://kvm2/system", "image_dir": "/i", "disk_dir": "/d"}
+
+
+def test_a_node_that_runs_is_migrated_where_that_is_asked_for() -> None:
+    hosts = {"a": answer(node("n1"), node("n2", state="stopped")), "b": {**answer(), "migration": THERE}}
+    (step,) = plan("node.move", hosts, {}, node="n1", mode="live")
+    assert (step["host"], step["module"], step["before"], step["after"]) == (
+        "a", "lepton.cloud.virtual_node_migration", {"state": "running"}, {"state": "absent"},
+    )  # fmt: skip
+    assert step["args"] == {"name": "n1", "target_uri": THERE["uri"], "target_image_dir": "/i", "target_disk_dir": "/d", "live": True}
+    assert plan("node.move", hosts, {}, node="n1", mode="suspended")[0]["args"]["live"] is False
+    assert [step["module"].rpartition(".")[2] for step in plan("node.move", hosts, node="n2", mode="live")][:2] == [
+        "virtual_node_backup",
+        "virtual_node_restore",
+    ]
+    drained = plan("host.drain", hosts, host="a", mode="live")
+    assert [step["title"] for step in drained][:3] == ["have nothing new on a", "migrate n1 to b", "back n2 up"]
+    nowhere = {**hosts, "b": {**answer(), "migration": {**THERE, "uri": None}}}
+    with pytest.raises(ValueError, match="no running node comes to b: set migration_uri"):
+        plan("node.move", nowhere, {}, node="n1", mode="live")
+
+
+def test_only_hardware_has_models_of_cpus() -> None:
+    capabilities = "<capabilities><host><cpu><arch>x86_64</arch><model>EPYC-Milan</model></cpu></host></capabilities>"
+    assert cpu_needed("<domain type='qemu'><cpu mode='custom'><model>qemu64</model></cpu></domain>", capabilities) is None
+    assert "EPYC-Milan" in str(cpu_needed("<domain type='kvm'><cpu mode='host-passthrough'/></domain>", capabilities))
+    assert "Haswell" in str(cpu_needed("<domain type='kvm'><cpu mode='custom'><model>Haswell</model></cpu></domain>", capabilities))
+
+
+@pytest.mark.parametrize(
+    ("printed", "broken"),
+    [
+        ("[  1.2] BUG: unable to handle page fault for address: 00\r\n", True),
+        ("Kernel panic - not syncing: Attempted to kill init!", True),
+        ("Oops: 0002 [#1] PREEMPT SMP", True),
+        ("web-1 login: ", False),
+    ],
+)
+def test_what_a_broken_kernel_prints_is_known(printed: str, broken: bool) -> None:
+    assert bool(BROKEN.search(printed)) == broken
+
+
+@dataclass
+class Machine:
+    """One host: a network namespace, a mount namespace, a name of its own, and libvirtd in them."""
+
+    name: str
+    space: str
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def inside(self) -> list[str]:
+        return ["nsenter", f"--target={self.process.pid}", "--net", "--mount", "--uts", "--"]
+
+    @property
+    def options(self) -> dict[str, str]:
+        where = {"image_dir": str(self.folder / "images"), "disk_dir": str(self.folder / "disks")}
+        return {"uri": "qemu:///system", "migration_uri": f"qemu+tcp://{self.name}/system", **where}
+
+    @property
+    def python(self) -> str:
+        """Return what Ansible takes for this host's Python."""
+        return str(self.folder / "python")
+
+    def do(self, *command: str) -> str:
+        done = subprocess.run([*self.inside, *command], capture_output=True, text=True, check=False)
+        return (done.stdout + done.stderr).strip()
+
+    def virsh(self, *words: str) -> str:
+        return self.do("virsh", "-q", *words)
+
+    def module(self, module: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        return ansible_module(module, {**self.options, **arguments}, check=check, python=self.python)
+
+    def asks(self, path: str, timeout: float = 30) -> str:
+        """Return what the guest on this host answers, "" where it answers nothing."""
+        code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8090/cgi-bin/{path}', timeout={timeout}).read().decode())"
+        done = subprocess.run([*self.inside, "/usr/bin/python3", "-c", code], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+
+def machine(name: str, space: str, folder: Path) -> Machine:
+    """Start a host in a network namespace that is there."""
+    for part in (*SYSTEM_FOLDERS, "images", "disks"):
+        (folder / part).mkdir(parents=True)
+    (folder / "etc/qemu").mkdir()
+    (folder / "etc/qemu.conf").write_text(QEMU_CONF + "keepalive_interval = 1\nkeepalive_count = 3\n")
+    (folder / "etc/libvirtd.conf").write_text(
+        'auth_unix_rw = "none"\nunix_sock_group = "root"\nlisten_tls = 0\nlisten_tcp = 1\nlisten_addr = "0.0.0.0"\nauth_tcp = "none"\n'
+        f'host_uuid = "{uuid.uuid4()}"\n'
+    )
+    (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{address} {host}\n" for host, address in WIRE.items()))
+    link_guest_image(folder)
+    binds = [f'mkdir -p {target} && mount --bind "$1/{part}" {target}' for part, target in SYSTEM_FOLDERS.items()]
+    script = " && ".join(['hostname "$2"', 'mount --bind "$1/hosts" /etc/hosts', *binds, 'exec /usr/sbin/libvirtd --listen --pid-file "$1/libvirtd.pid"'])
+    command = ["ip", "netns", "exec", space, "unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script, "sh", str(folder), name]
+    with (folder / "libvirtd.log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    made = Machine(name, space, folder, process)
+    (folder / "python").write_text(f'#!/bin/sh\nexec {" ".join(made.inside)} /usr/bin/python3 "$@"\n')
+    (folder / "python").chmod(0o755)
+    eventually(lambda: (folder / "run/libvirt-sock").exists() and "error" not in made.virsh("version"), 20)
+    return made
+
+
+@dataclass
+class Two:
+    first: Machine
+    second: Machine
+    folder: Path
+
+    def running(self) -> list[str]:
+        """Return which hosts run the node, by libvirt's own word."""
+        return [host.name for host in (self.first, self.second) if "running" in host.virsh("domstate", "mig-1")]
+
+    def files(self, host: Machine) -> list[str]:
+        return sorted(path.name for path in (host.folder / "disks").glob("[!.]*"))
+
+    def play(self, playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
+        command = ["-i", self.folder / "hosts.yml", ROOT / f"playbooks/{playbook}.yml", *words]
+        return ansible("ansible-playbook", command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Two]:
+    require([] if os.geteuid() == 0 else ["the rights of root"], "libvirt")
+    require([program for program in ("ip", "nsenter", "/usr/sbin/libvirtd") if shutil.which(program) is None], "libvirt")
+    folder = Path(tempfile.mkdtemp(prefix="lep"))
+    spaces = {name: f"{folder.name}{name}" for name in WIRE}
+    try:
+        for space in spaces.values():
+            subprocess.run(["ip", "netns", "add", space], check=True)
+        ends = [word for place, space in enumerate(spaces.values()) for word in (("peer",) if place else ()) + ("name", "wire0", "netns", space)]
+        subprocess.run(["ip", "link", "add", *ends[:4], "type", "veth", *ends[4:]], check=True)
+        for name, space in spaces.items():
+            for words in (f"addr add {WIRE[name]}/24 dev wire0", "link set wire0 up", "link set lo up"):
+                subprocess.run(["ip", "-n", space, *words.split()], check=True)
+        first, second = (machine(name, space, folder / name) for name, space in spaces.items())
+        hosts = {host.name: {"ansible_connection": "local", "ansible_python_interpreter": host.python, "lepton_host": host.options} for host in (first, second)}
+        variables = {"lepton_image": "guest", "lepton_backups": {"directory": str(folder)}}
+        (folder / "hosts.yml").write_text(yaml.safe_dump({"hypervisors": {"hosts": hosts, "vars": variables}}))
+        yield Two(first, second, folder)
+    finally:
+        for name, space in spaces.items():
+            stop_hypervisor(folder / name)
+            subprocess.run(["ip", "netns", "del", space], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def two_with_node(two: Two) -> Iterator[Two]:
+    """A running node on the first host, with something on its disk."""
+    size = {"vcpus": 1, "memory": "96MiB", "disk": "32MiB", "virtualization": "emulation"}
+    made = two.first.module("virtual_node", name="mig-1", state="running", image="guest", forward_ports=["8090:80"], **size)
+    assert made["changed"], made
+    eventually(lambda: two.first.asks("status"), 90)
+    assert two.first.asks("disk?kept") == "kept"
+    yield two
+    for host in (two.first, two.second):
+        host.module("virtual_node", name="mig-1", state="absent")
+    assert two.running() == []
+
+
+@pytest.mark.libvirt
+@pytest.mark.slow
+def test_a_node_goes_live_with_its_disk_and_its_guest_works_on(two_with_node: Two) -> None:
+    two = two_with_node
+    boot = json.loads(two.first.asks("status"))["boot_id"]
+    planned = two.play("node/move", "--check", "-e", "node=mig-1", "-e", "mode=live")
+    assert planned.returncode == 0, planned.stdout
+    assert (two.running(), two.files(two.second)) == (["kvm1"], [])
+    moved = two.play("node/move", "-e", "node=mig-1", "-e", "mode=live")
+    assert moved.returncode == 0, moved.stdout
+    assert SAID in moved.stdout  # how far it is
+    assert two.running() == ["kvm2"]
+    assert two.second.asks("disk") == "kept"
+    assert json.loads(two.second.asks("status"))["boot_id"] == boot
+    assert two.files(two.first) == []
+    assert two.files(two.second) == ["mig-1.console.log", "mig-1.qcow2"]
+    assert "mig-1" not in two.first.virsh("list", "--all", "--name")
+    again = two.first.module("virtual_node_migration", name="mig-1", target_uri="qemu+tcp://kvm2/system", target_disk_dir=two.second.options["disk_dir"])
+    assert again["changed"] is False, again
+    back = two.play("host/drain", "-e", "host=kvm2", "-e", "mode=suspended")
+    assert back.returncode == 0, back.stdout
+    assert (two.running(), two.first.asks("disk")) == (["kvm1"], "kept")
+    assert two.play("host/resume", "-e", "host=kvm2").returncode == 0
+
+
+@pytest.mark.libvirt
+@pytest.mark.slow
+def test_what_cannot_go_stays_as_it_is_and_so_does_what_is_cut_off_on_its_way(two_with_node: Two) -> None:
+    two = two_with_node
+    boot = json.loads(two.first.asks("status"))["boot_id"]
+    there = {"name": "mig-1", "target_uri": "qemu+tcp://kvm2/system", "target_disk_dir": two.second.options["disk_dir"]}
+
+    def refused(**arguments: Any) -> str:
+        answer = two.first.module("virtual_node_migration", **{**there, **arguments})
+        assert answer["failed"], answer
+        assert two.running() == ["kvm1"]
+        return str(answer["msg"])
+
+    assert "mig-1 is on that host already" in refused(target_uri="qemu+tcp://kvm1/system")
+    assert "libvirt does not answer at qemu+tcp://10.213.7.9/system" in refused(target_uri="qemu+tcp://10.213.7.9/system")
+    assert "this host has no node mig-2" in refused(name="mig-2")
+    foreign = two.folder / "kvm2/disks/mig-1.qcow2"
+    foreign.write_text("somebody's")
+    assert f"{foreign} exists on the other host although no node uses it" in refused()
+    assert foreign.read_text() == "somebody's"
+    foreign.unlink()
+    taken = two.second.module("virtual_node", name="mig-1", image="guest", vcpus=1, memory="32MiB")
+    assert taken["changed"], taken
+    assert "has a domain mig-1 already" in refused()
+    two.second.module("virtual_node", name="mig-1", state="absent")
+    # Its port is taken there, which only QEMU finds out.
+    holder = "import socket; s = socket.create_server(('127.0.0.1', 8090)); print('held', flush=True); s.accept()"
+    with subprocess.Popen([*two.second.inside, "/usr/bin/python3", "-c", holder], stdout=subprocess.PIPE) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == b"held\n"
+        assert "mig-1 was not migrated" in refused()
+        held.kill()
+    assert two.files(two.second) == ["mig-1.console.log"]
+    two.second.module("virtual_node", name="mig-1", state="absent")
+
+    with ThreadPoolExecutor() as pool:
+        going = pool.submit(two.first.module, "virtual_node_migration", **there)
+        eventually(lambda: "Outgoing migration" in two.first.virsh("domjobinfo", "mig-1"), 60)
+        two.first.do("ip", "link", "set", "wire0", "down")
+        cut = going.result()
+        two.first.do("ip", "link", "set", "wire0", "up")
+    assert cut["failed"], cut
+    assert "It is running where it was" in cut["msg"]
+    assert two.running() == ["kvm1"]
+    assert json.loads(two.first.asks("status"))["boot_id"] == boot
+    gone = two.first.module("virtual_node_migration", **there)
+    assert gone["changed"], gone
+    assert (gone["heard"], two.running(), two.second.asks("disk")) == ("balloon", ["kvm2"], "kept")
+
+
+@pytest.mark.libvirt
+@pytest.mark.slow
+def test_a_disk_that_both_hosts_see_is_not_copied(two: Two) -> None:
+    shared = two.folder / "shared"
+    shared.mkdir()
+    size = {"vcpus": 1, "memory": "96MiB", "disk": "32MiB", "virtualization": "emulation", "disk_dir": str(shared)}
+    assert two.first.module("virtual_node", name="mig-1", image="guest", forward_ports=["8090:80"], **size)["changed"]
+    cached = two.first.module("virtual_node", name="mig-1", state="running", disk_dir=str(shared))
+    there: dict[str, Any] = {"name": "mig-1", "target_uri": "qemu+tcp://kvm2/system", "disk_dir": str(shared)}
+    assert "Migration without shared storage is unsafe" in two.first.module("virtual_node_migration", **there)["msg"], cached
+    two.first.virsh("destroy", "mig-1")
+    # Where no host caches, it is safe on any file system.
+    described = two.folder / "uncached.xml"
+    described.write_text(two.first.virsh("dumpxml", "mig-1").replace("type='qcow2'", "type='qcow2' cache='none'"))
+    two.first.virsh("define", str(described))
+    assert two.first.module("virtual_node", name="mig-1", state="running", disk_dir=str(shared))["changed"]
+    eventually(lambda: two.first.asks("status"), 90)
+    assert two.first.asks("disk?kept") == "kept"
+    gone = two.first.module("virtual_node_migration", **there)
+    assert not gone["failed"], gone
+    assert (gone["changed"], gone["copied"]) == (True, None)
+    assert (two.running(), two.second.asks("disk")) == (["kvm2"], "kept")
+    assert (shared / "mig-1.qcow2").exists()
+    assert two.second.module("virtual_node", name="mig-1", state="absent", disk_dir=str(shared))["changed"]
+    assert not (shared / "mig-1.qcow2").exists()
