@@ -4,30 +4,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import tempfile
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible_collections.lepton.cloud.plugins.module_utils._migration import BROKEN, cpu_needed
 from ansible_collections.lepton.cloud.plugins.module_utils._progress import SAID
 from tests.collection.test_moving import answer, node, plan
-from tests.conftest import ROOT, ansible_module, eventually, require
-from tests.warm import ansible
-
-from lepton_ai.sandbox.hypervisor import QEMU_CONF, SYSTEM_FOLDERS, stop_hypervisor
-from lepton_ai.sandbox.stand import link_guest_image
+from tests.conftest import eventually
+from tests.machines import Two, two_machines
 
 MIB = 1 << 20
-WIRE = {"kvm1": "10.213.7.1", "kvm2": "10.213.7.2"}
 THERE = {"uri": "qemu+tcp://kvm2/system", "image_dir": "/i", "disk_dir": "/d"}
 
 
@@ -70,112 +59,10 @@ def test_what_a_broken_kernel_prints_is_known(printed: str, broken: bool) -> Non
     assert bool(BROKEN.search(printed)) == broken
 
 
-@dataclass
-class Machine:
-    """One host: a network namespace, a mount namespace, a name of its own, and libvirtd in them."""
-
-    name: str
-    space: str
-    folder: Path
-    process: subprocess.Popen[bytes]
-
-    @property
-    def inside(self) -> list[str]:
-        return ["nsenter", f"--target={self.process.pid}", "--net", "--mount", "--uts", "--"]
-
-    @property
-    def options(self) -> dict[str, str]:
-        where = {"image_dir": str(self.folder / "images"), "disk_dir": str(self.folder / "disks")}
-        return {"uri": "qemu:///system", "migration_uri": f"qemu+tcp://{self.name}/system", **where}
-
-    @property
-    def python(self) -> str:
-        """Return what Ansible takes for this host's Python."""
-        return str(self.folder / "python")
-
-    def do(self, *command: str) -> str:
-        done = subprocess.run([*self.inside, *command], capture_output=True, text=True, check=False)
-        return (done.stdout + done.stderr).strip()
-
-    def virsh(self, *words: str) -> str:
-        return self.do("virsh", "-q", *words)
-
-    def module(self, module: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
-        return ansible_module(module, {**self.options, **arguments}, check=check, python=self.python)
-
-    def asks(self, path: str, timeout: float = 30) -> str:
-        """Return what the guest on this host answers, "" where it answers nothing."""
-        code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8090/cgi-bin/{path}', timeout={timeout}).read().decode())"
-        done = subprocess.run([*self.inside, "/usr/bin/python3", "-c", code], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-
-def machine(name: str, space: str, folder: Path) -> Machine:
-    """Start a host in a network namespace that is there."""
-    for part in (*SYSTEM_FOLDERS, "images", "disks"):
-        (folder / part).mkdir(parents=True)
-    (folder / "etc/qemu").mkdir()
-    (folder / "etc/qemu.conf").write_text(QEMU_CONF + "keepalive_interval = 1\nkeepalive_count = 3\n")
-    (folder / "etc/libvirtd.conf").write_text(
-        'auth_unix_rw = "none"\nunix_sock_group = "root"\nlisten_tls = 0\nlisten_tcp = 1\nlisten_addr = "0.0.0.0"\nauth_tcp = "none"\n'
-        f'host_uuid = "{uuid.uuid4()}"\n'
-    )
-    (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{address} {host}\n" for host, address in WIRE.items()))
-    link_guest_image(folder)
-    binds = [f'mkdir -p {target} && mount --bind "$1/{part}" {target}' for part, target in SYSTEM_FOLDERS.items()]
-    script = " && ".join(['hostname "$2"', 'mount --bind "$1/hosts" /etc/hosts', *binds, 'exec /usr/sbin/libvirtd --listen --pid-file "$1/libvirtd.pid"'])
-    command = ["ip", "netns", "exec", space, "unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script, "sh", str(folder), name]
-    with (folder / "libvirtd.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    made = Machine(name, space, folder, process)
-    (folder / "python").write_text(f'#!/bin/sh\nexec {" ".join(made.inside)} /usr/bin/python3 "$@"\n')
-    (folder / "python").chmod(0o755)
-    eventually(lambda: (folder / "run/libvirt-sock").exists() and "error" not in made.virsh("version"), 20)
-    return made
-
-
-@dataclass
-class Two:
-    first: Machine
-    second: Machine
-    folder: Path
-
-    def running(self) -> list[str]:
-        """Return which hosts run the node, by libvirt's own word."""
-        return [host.name for host in (self.first, self.second) if "running" in host.virsh("domstate", "mig-1")]
-
-    def files(self, host: Machine) -> list[str]:
-        return sorted(path.name for path in (host.folder / "disks").glob("[!.]*"))
-
-    def play(self, playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
-        command = ["-i", self.folder / "hosts.yml", ROOT / f"playbooks/{playbook}.yml", *words]
-        return ansible("ansible-playbook", command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, timeout=240)
-
-
 @pytest.fixture(scope="module")
 def two() -> Iterator[Two]:
-    require([] if os.geteuid() == 0 else ["the rights of root"], "libvirt")
-    require([program for program in ("ip", "nsenter", "/usr/sbin/libvirtd") if shutil.which(program) is None], "libvirt")
-    folder = Path(tempfile.mkdtemp(prefix="lep"))
-    spaces = {name: f"{folder.name}{name}" for name in WIRE}
-    try:
-        for space in spaces.values():
-            subprocess.run(["ip", "netns", "add", space], check=True)
-        ends = [word for place, space in enumerate(spaces.values()) for word in (("peer",) if place else ()) + ("name", "wire0", "netns", space)]
-        subprocess.run(["ip", "link", "add", *ends[:4], "type", "veth", *ends[4:]], check=True)
-        for name, space in spaces.items():
-            for words in (f"addr add {WIRE[name]}/24 dev wire0", "link set wire0 up", "link set lo up"):
-                subprocess.run(["ip", "-n", space, *words.split()], check=True)
-        first, second = (machine(name, space, folder / name) for name, space in spaces.items())
-        hosts = {host.name: {"ansible_connection": "local", "ansible_python_interpreter": host.python, "lepton_host": host.options} for host in (first, second)}
-        variables = {"lepton_image": "guest", "lepton_backups": {"directory": str(folder)}}
-        (folder / "hosts.yml").write_text(yaml.safe_dump({"hypervisors": {"hosts": hosts, "vars": variables}}))
-        yield Two(first, second, folder)
-    finally:
-        for name, space in spaces.items():
-            stop_hypervisor(folder / name)
-            subprocess.run(["ip", "netns", "del", space], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
+    with two_machines() as machines:
+        yield machines
 
 
 @pytest.fixture

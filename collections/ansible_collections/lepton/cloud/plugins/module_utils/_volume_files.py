@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import xml.etree.ElementTree as ET
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._node import NodeError
 
@@ -127,16 +127,49 @@ class VolumeFiles:
         return pool
 
     def _known_pool(self, folder: str) -> Any:
-        for pool in self._connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_DIR):
-            target = ET.fromstring(pool.XMLDesc()).findtext("target/path")
-            if target is not None and posixpath.normpath(target) == folder:
-                return pool
-        return None
+        known = (pool.name for pool in pool_paths(self._connection).values() if pool.path == folder)
+        name = next(known, None)
+        return None if name is None else self._connection.storagePoolLookupByName(name)
 
 
-def _pool_xml(folder: str) -> str:
+class Pool(NamedTuple):
+    """A folder that libvirt knows."""
+
+    name: str
+    path: str
+    active: bool
+    autostart: bool
+    persistent: bool
+
+
+def pool_paths(connection: Any) -> dict[str, Pool]:
+    """Return the pools that are folders, by name."""
+    found = {}
+    for pool in connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_DIR):
+        path = posixpath.normpath(ET.fromstring(pool.XMLDesc()).findtext("target/path") or "/")
+        found[pool.name()] = Pool(pool.name(), path, bool(pool.isActive()), bool(pool.autostart()), bool(pool.isPersistent()))
+    return found
+
+
+def have_pool(connection: Any, name: str, folder: str) -> None:
+    """Have a folder known under a name, now and after a restart. A transient pool of it, as this collection makes them, gives way."""
+    for pool in pool_paths(connection).values():
+        if pool.path == folder and not pool.persistent:
+            connection.storagePoolLookupByName(pool.name).destroy()
+    try:
+        pool = connection.storagePoolLookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
+            raise
+        pool = connection.storagePoolDefineXML(_pool_xml(folder, name))
+    if not pool.isActive():
+        pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
+    pool.setAutostart(1)
+
+
+def _pool_xml(folder: str, name: str | None = None) -> str:
     pool = ET.Element("pool", type="dir")
-    ET.SubElement(pool, "name").text = "lepton-" + hashlib.sha256(folder.encode()).hexdigest()[:12]
+    ET.SubElement(pool, "name").text = name or "lepton-" + hashlib.sha256(folder.encode()).hexdigest()[:12]
     ET.SubElement(ET.SubElement(pool, "target"), "path").text = folder
     return ET.tostring(pool, encoding="unicode")
 
