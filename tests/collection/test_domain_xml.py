@@ -1,19 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is written into a domain's XML is read back as it was."""
 
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from ansible_collections.lepton.cloud.plugins.module_utils._domain_xml import read_boot, read_paths, read_size, render_domain, resized
 from ansible_collections.lepton.cloud.plugins.module_utils._node import Boot, Size
+from tests.conftest import require
 
 MIB = 1 << 20
 SIZE = Size(2, 512 * MIB, 4, 1024 * MIB)
 
 
-def render(boot: Boot, direct: dict[str, str] | None = None) -> str:
+DIRECT = {"kernel": "/i/vmlinuz", "initrd": "/i/initrd.img", "cmdline": "console=ttyS0"}
+
+
+def render(boot: Boot, direct: dict[str, str] | None = None, virtualization: str = "qemu") -> str:
     paths = {"disk_path": "/d/web-1.qcow2", "console_path": "/d/web-1.log"}
-    return render_domain("web-1", SIZE, boot, virtualization="qemu", direct_boot=direct, has_disk=direct is None or boot.disk is not None, **paths)
+    has_disk = direct is None or boot.disk is not None
+    return render_domain("web-1", SIZE, boot, virtualization=virtualization, direct_boot=direct, has_disk=has_disk, **paths)
+
+
+def validated(xml: str, folder: Path) -> str:
+    """Return what libvirt's own schemas have against a domain, "" for nothing."""
+    require([] if shutil.which("virt-xml-validate") else ["virt-xml-validate"], "libvirt")
+    (folder / "domain.xml").write_text(xml)
+    done = subprocess.run(["virt-xml-validate", folder / "domain.xml", "domain"], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("network", ["bridge:br0", "network:default", "none"])
+@pytest.mark.parametrize("virtualization", ["qemu", "kvm", "xen"])
+def test_libvirts_own_schemas_have_nothing_against_it(virtualization: str, network: str, tmp_path: Path) -> None:
+    assert validated(render(Boot("guest", 1 << 30, network, ()), DIRECT, virtualization), tmp_path) == ""
+
+
+def test_a_paravirtual_guest_of_xen_has_nothing_of_qemu() -> None:
+    xml = render(Boot("guest", 1 << 30, "bridge:xenbr0", ()), DIRECT, "xen")
+    assert "qemu" not in xml.replace("qcow2", "")
+    assert "virtio" not in xml
+    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "cache": None, "console": None, "type": "xen"}
+    assert read_size(xml) == SIZE
 
 
 @pytest.mark.parametrize(
@@ -41,9 +71,8 @@ def test_resizing_touches_nothing_else() -> None:
 
 
 def test_a_kernel_image_boots_directly_and_has_no_disk_unless_asked() -> None:
-    direct = {"kernel": "/i/vmlinuz", "initrd": "/i/initrd.img", "cmdline": "console=ttyS0"}
-    assert read_paths(render(Boot("guest", None, "user", ()), direct))["disk"] is None
-    assert read_paths(render(Boot("guest", 1 << 30, "user", ()), direct))["disk"] == "/d/web-1.qcow2"
+    assert read_paths(render(Boot("guest", None, "user", ()), DIRECT))["disk"] is None
+    assert read_paths(render(Boot("guest", 1 << 30, "user", ()), DIRECT))["disk"] == "/d/web-1.qcow2"
 
 
 def test_a_domain_of_somebody_else_has_no_mark() -> None:

@@ -35,7 +35,7 @@ def render_domain(
 ) -> str:
     """Return the XML of a new node.
 
-    `virtualization` is libvirt's domain type, 'kvm' or 'qemu'. `direct_boot` has kernel, initrd and cmdline where the
+    `virtualization` is libvirt's domain type, 'kvm', 'qemu' or 'xen'. `direct_boot` has kernel, initrd and cmdline where the
     image is a kernel and not a disk. CPU and memory are reserved up to their maxima and start at the size asked for.
     """
     domain = ET.Element("domain", type=virtualization)
@@ -54,26 +54,37 @@ def render_domain(
     _text(domain, "currentMemory", str(size.memory // KIB), unit="KiB")
     _text(domain, "vcpu", str(size.max_vcpus), placement="static", current=str(size.vcpus))
     system = ET.SubElement(domain, "os")
-    _text(system, "type", "hvm", arch="x86_64", machine="q35")
+    if virtualization == "xen":
+        _text(system, "type", "linux", arch="x86_64", machine="xenpv")
+    else:
+        _text(system, "type", "hvm", arch="x86_64", machine="q35")
     if direct_boot:
         for field in ("kernel", "initrd", "cmdline"):
             _text(system, field, direct_boot[field])
     else:
         ET.SubElement(system, "boot", dev="hd")
-    features = ET.SubElement(domain, "features")
-    ET.SubElement(features, "acpi")
+    if virtualization != "xen":
+        ET.SubElement(ET.SubElement(domain, "features"), "acpi")
     if virtualization == "kvm":
         ET.SubElement(domain, "cpu", mode="host-passthrough", check="none")
     ET.SubElement(domain, "on_poweroff").text = "destroy"
     ET.SubElement(domain, "on_reboot").text = "restart"
     ET.SubElement(domain, "on_crash").text = "destroy"
     devices = ET.SubElement(domain, "devices")
-    if has_disk:
+    if virtualization == "xen":
+        _xen_devices(devices, disk_path if has_disk else None)
+    else:
+        _qemu_devices(devices, disk_path if has_disk else None, console_path)
+    _network(domain, devices, boot)
+    return ET.tostring(domain, encoding="unicode")
+
+
+def _qemu_devices(devices: ET.Element, disk_path: str | None, console_path: str) -> None:
+    if disk_path is not None:
         disk = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(disk, "driver", name="qemu", type="qcow2", discard="unmap")
         ET.SubElement(disk, "source", file=disk_path)
         ET.SubElement(disk, "target", dev="vda", bus="virtio")
-    _network(domain, devices, boot)
     serial = ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(serial, "log", file=console_path, append="on")
     ET.SubElement(serial, "target", port="0")
@@ -83,7 +94,16 @@ def render_domain(
     ET.SubElement(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
     balloon = ET.SubElement(devices, "memballoon", model="virtio")
     ET.SubElement(balloon, "stats", period="2")
-    return ET.tostring(domain, encoding="unicode")
+
+
+def _xen_devices(devices: ET.Element, disk_path: str | None) -> None:
+    """Add what a paravirtual guest has; its console and balloon are Xen's own."""
+    if disk_path is not None:
+        disk = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(disk, "source", file=disk_path)
+        ET.SubElement(disk, "target", dev="xvda", bus="xen")
+    console = ET.SubElement(devices, "console", type="pty")
+    ET.SubElement(console, "target", type="xen", port="0")
 
 
 def _network(domain: ET.Element, devices: ET.Element, boot: Boot) -> None:
@@ -101,7 +121,8 @@ def _network(domain: ET.Element, devices: ET.Element, boot: Boot) -> None:
         return
     interface = ET.SubElement(devices, "interface", type=kind)
     ET.SubElement(interface, "source", {kind: source})
-    ET.SubElement(interface, "model", type="virtio")
+    if domain.get("type") != "xen":
+        ET.SubElement(interface, "model", type="virtio")
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:

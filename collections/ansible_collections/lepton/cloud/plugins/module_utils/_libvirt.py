@@ -74,6 +74,7 @@ class Host:
             # Else a call that was under way when the network went would never end.
             self.connection.setKeepAlive(*KEEPALIVE)
         self.files = LocalFiles(run) if self._local else VolumeFiles(self.connection)
+        self.xen = self.connection.getType() == "Xen"
 
     def close(self) -> None:
         self.connection.close()
@@ -85,7 +86,7 @@ class Host:
         domain = self._domain(name)
         if domain is None:
             return None
-        stats = dict(self.connection.domainListGetStats([domain], STATS)[0][1])
+        stats = dict(self._stats([domain])[0][1])
         if "balloon.current" in stats and stats["state.state"] != libvirt.VIR_DOMAIN_SHUTOFF:
             # The figure among the others is of the last event, up to a second old.
             stats["balloon.current"] = self._balloon(domain, stats["balloon.current"])
@@ -99,10 +100,7 @@ class Host:
         """
         transient = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
         saved = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        found = [
-            self._observe(domain, stats, transient=domain.UUID() in transient, saved=domain.UUID() in saved)
-            for domain, stats in self.connection.getAllDomainStats(STATS)
-        ]
+        found = [self._observe(domain, stats, transient=domain.UUID() in transient, saved=domain.UUID() in saved) for domain, stats in self._stats()]
         return sorted((node for node in found if node is not None), key=lambda node: node.name)
 
     def nodes(self) -> list[Node]:
@@ -127,6 +125,8 @@ class Host:
 
     def _memory(self) -> int:
         # Not getInfo(), which adds up NUMA cells: seen to leave out memory that was added while the machine ran.
+        if self.xen:  # whose driver has no such figures
+            return int(self.connection.getInfo()[1]) * MIB
         return int(self.connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) * KIB
 
     def facts(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Host:
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
         domain = self._domain(name)
-        path = read_paths(domain.XMLDesc())["console"] if domain is not None else None
+        path = None if domain is None else self.console_path(name) if self.xen else read_paths(domain.XMLDesc())["console"]
         if path is None:
             raise NodeError("%s keeps no console log" % name)
         return self.files.read(path, limit).decode("utf-8", "replace")
@@ -183,6 +183,16 @@ class Host:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
+
+    def _stats(self, domains: Sequence[Any] | None = None) -> list[tuple[Any, Mapping[str, Any]]]:
+        """Return what libvirt measures of these domains, of all where none are named; of Xen's, whose driver measures nothing, their state."""
+        try:
+            found = self.connection.getAllDomainStats(STATS) if domains is None else self.connection.domainListGetStats(domains, STATS)
+            return list(found)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                raise
+        return [(domain, {"state.state": domain.state()[0]}) for domain in (self.connection.listAllDomains() if domains is None else domains)]
 
     def _listed(self, flag: int) -> set[bytes]:
         return {domain.UUID() for domain in self.connection.listAllDomains(flag)}
@@ -268,12 +278,7 @@ class Host:
                 elif step.action == "shutdown":
                     self._shutdown(name, wait_seconds)
                 elif step.action == "undefine":
-                    self.domain(name).undefineFlags(
-                        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-                        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-                        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-                        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-                    )
+                    self.domain(name).undefineFlags(self._undefine_flags())
                 elif step.action == "delete_disk":
                     self._delete_files(self.domain(name))
                 elif step.action == "resize_live":
@@ -291,6 +296,12 @@ class Host:
             raise NodeError("%s: %s" % (name, error)) from error
         return warnings
 
+    def _undefine_flags(self) -> int:
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        if not self.xen:  # whose driver has none of these, and refuses the words
+            flags |= libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        return int(flags)
+
     def domain(self, name: str) -> Any:
         """Return libvirt's own object of a node that must be there."""
         domain = self._domain(name)
@@ -299,10 +310,12 @@ class Host:
         return domain
 
     def disk_path(self, name: str) -> str:
-        return os.path.join(self.disk_dir, name + ".qcow2")
+        return os.path.join(self.disk_dir, name + (".raw" if self.xen else ".qcow2"))  # Xen reads raw disks without a QEMU of its own
 
     def console_path(self, name: str) -> str:
-        """Return where a node's console is logged."""
+        """Return where a node's console is logged; on Xen by xenconsoled, where it was started with --log=guest."""
+        if self.xen:
+            return "/var/log/xen/console/guest-%s.log" % name
         return os.path.join(self.disk_dir, name + ".console.log")
 
     def _image(self, image: str) -> tuple[str | None, dict[str, str] | None]:
@@ -331,7 +344,11 @@ class Host:
 
     def check_image(self, boot: Boot) -> None:
         """Raise NodeError when the node could not be made from its image or its disk would not fit."""
-        disk_image = self._image(boot.image)[0]
+        disk_image, direct_boot = self._image(boot.image)
+        if self.xen and direct_boot is None:
+            raise NodeError("%s has no kernel, and a paravirtual guest of Xen boots one: expected a folder with vmlinuz and initrd.img" % boot.image)
+        if self.xen and boot.network == "user":
+            raise NodeError("Xen has no network of mode user: give network as bridge:NAME, network:NAME or none")
         wanted = boot.disk or 0
         if disk_image is not None:
             smallest = self.files.qcow2_size(disk_image)
@@ -366,6 +383,8 @@ class Host:
 
     def kind(self, wanted: str, warnings: list[str]) -> str:
         """Return libvirt's domain type: 'kvm' where a KVM guest really runs, which only trying tells, else 'qemu'."""
+        if self.xen:
+            return "xen"
         if wanted == "emulation":
             return "qemu"
         trouble = self._kvm_trouble()
@@ -425,7 +444,7 @@ class Host:
         if disk_image is None and boot.disk is None:
             return
         path = self._config_paths(self.domain(name))["disk"] or self.disk_path(name)
-        self.files.make_disk(path, disk_image, boot.disk)
+        self.files.make_disk(path, disk_image, boot.disk, raw=self.xen)
 
     def _config_paths(self, domain: Any) -> dict[str, Any]:
         return read_paths(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))

@@ -65,7 +65,7 @@ class LocalFiles:
     def make_folder(self, folder: str) -> None:
         os.makedirs(folder, mode=0o711, exist_ok=True)
 
-    def make_disk(self, path: str, image: str | None, size: int | None) -> None:
+    def make_disk(self, path: str, image: str | None, size: int | None, *, raw: bool = False) -> None:
         """Make a disk under another name and give it its own when it is whole; a file that is there already stays."""
         partial = path + ".partial"
         if self.is_own(path):
@@ -74,12 +74,22 @@ class LocalFiles:
             raise NodeError("%s is there already, and is left as it is: move it away" % path)
         if os.path.exists(partial):
             os.unlink(partial)
-        command = ["qemu-img", "create", "-q", "-f", "qcow2"] + (["-b", image, "-F", "qcow2"] if image else [])
-        code, _out, trouble = self._run(command + [partial] + ([str(size)] if size else []))
-        if code:
-            raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
+        if raw:
+            self._make_raw(partial, image, size)
+        else:
+            command = ["qemu-img", "create", "-q", "-f", "qcow2"] + (["-b", image, "-F", "qcow2"] if image else [])
+            code, _out, trouble = self._run(command + [partial] + ([str(size)] if size else []))
+            if code:
+                raise NodeError("the disk could not be made: %s (qemu-img is in the package qemu-utils)" % trouble.strip())
         # The second name stays until the creation is finished: it is what says that the disk is ours.
         os.link(partial, path)
+
+    def _make_raw(self, path: str, image: str | None, size: int | None) -> None:
+        """Write a disk that builds upon no other; what is empty of it takes no room."""
+        if image:
+            self._image_tool(["convert", "-O", "raw", image, path])
+        with open(path, "ab") as disk:
+            disk.truncate(max(size or 0, disk.tell()))
 
     def flatten(self, path: str, target: str) -> None:
         """Write all that a disk holds, with what it builds upon, into a file of its own."""

@@ -26,7 +26,7 @@ from ._node import Node, NodeError, check_fits, given
 from ._units import format_size
 
 KIB = 1024
-TOLD_SECONDS = 1.0  # between two looks at how far a migration is; libvirt has no event for that
+TOLD_SECONDS = 0.3  # between two looks at how far a migration is; libvirt has no event for that
 ABORT_SECONDS = 60  # that it may take to give up
 ANSWER_SECONDS = 30  # after which a guest that says nothing on its new host counts as broken
 CONSOLE_BYTES = 65536

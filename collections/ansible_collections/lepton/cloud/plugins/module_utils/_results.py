@@ -11,6 +11,8 @@ from ._backup import Backup
 from ._node import Capacity, Node, Size
 from ._units import format_size
 
+VIRTUALIZATION = {"kvm": "hardware", "xen": "paravirtual"}
+
 
 def size_result(size: Size) -> dict[str, Any]:
     return {
@@ -24,7 +26,7 @@ def size_result(size: Size) -> dict[str, Any]:
 def node_result(node: Node) -> dict[str, Any]:
     """Return a node as every module reports it; `config` is what the next start brings, shown where it differs."""
     shown = dict(size_result(node.live or node.config), name=node.name, state=node.state)
-    shown["virtualization"] = "hardware" if node.virtualization == "kvm" else "emulation"
+    shown["virtualization"] = VIRTUALIZATION.get(node.virtualization, "emulation")
     if node.memory_used is not None:
         shown["memory_used"] = format_size(node.memory_used)
     if node.boot is not None:

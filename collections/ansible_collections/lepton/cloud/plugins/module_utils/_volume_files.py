@@ -73,8 +73,10 @@ class VolumeFiles:
         if self._pool(folder) is None:
             self._connection.storagePoolCreateXML(_pool_xml(folder), libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
 
-    def make_disk(self, path: str, image: str | None, size: int | None) -> None:
+    def make_disk(self, path: str, image: str | None, size: int | None, *, raw: bool = False) -> None:
         """Make a disk beside an empty volume that says it is ours; a file that is there already stays."""
+        if raw:
+            raise NodeError("a disk of Xen's is made by its host: reach it by ssh, and not by a libvirt URI of another machine")
         folder, name = posixpath.split(path)
         self.make_folder(folder)
         pool = self._pool(folder)
