@@ -27,6 +27,7 @@ def render(boot: Boot, direct: dict[str, str] | None = None, virtualization: str
 def validated(xml: str, folder: Path) -> str:
     """Return what libvirt's own schemas have against a domain, "" for nothing."""
     require([] if shutil.which("virt-xml-validate") else ["virt-xml-validate"], "libvirt")
+    require([] if shutil.which("xmllint") else ["xmllint"], "libvirt")
     (folder / "domain.xml").write_text(xml)
     done = subprocess.run(["virt-xml-validate", folder / "domain.xml", "domain"], capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
