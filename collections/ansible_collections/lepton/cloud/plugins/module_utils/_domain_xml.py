@@ -32,6 +32,7 @@ def render_domain(
     console_path: str,
     direct_boot: dict[str, str] | None,
     has_disk: bool,
+    seed_path: str | None = None,
 ) -> str:
     """Return the XML of a new node.
 
@@ -75,8 +76,20 @@ def render_domain(
         _xen_devices(devices, disk_path if has_disk else None)
     else:
         _qemu_devices(devices, disk_path if has_disk else None, console_path)
+    if seed_path is not None:
+        _seed(devices, seed_path)
     _network(domain, devices, boot)
     return ET.tostring(domain, encoding="unicode")
+
+
+def _seed(devices: ET.Element, path: str) -> None:
+    """Add what is read at the first boot, which may be missing at any other: on another host, or made of a backup."""
+    ET.SubElement(devices, "controller", type="scsi", model="virtio-scsi")  # which kernels for clouds have, unlike SATA
+    disk = ET.SubElement(devices, "disk", type="file", device="cdrom")
+    ET.SubElement(disk, "driver", name="qemu", type="raw")
+    ET.SubElement(disk, "source", file=path, startupPolicy="optional")
+    ET.SubElement(disk, "target", dev="sda", bus="scsi")
+    ET.SubElement(disk, "readonly")
 
 
 def _qemu_devices(devices: ET.Element, disk_path: str | None, console_path: str) -> None:
@@ -223,14 +236,16 @@ def resized(xml: str, size: Size) -> str:
 
 
 def read_paths(xml: str) -> dict[str, Any]:
-    """Return `disk` (the first disk's file), its `cache` mode, `console` (its log), `type` (kvm or qemu), each None where there is none."""
+    """Return `disk` (the first disk's file), its `cache` mode, `console` (its log), `seed` (a CD-ROM), `type` (kvm or qemu), each None where there is none."""
     domain = ET.fromstring(xml)
     disk = domain.find("devices/disk[@device='disk']/source")
     driver = domain.find("devices/disk[@device='disk']/driver")
     log = domain.find("devices/serial/log")
+    seed = domain.find("devices/disk[@device='cdrom']/source")
     return {
         "disk": disk.get("file") if disk is not None else None,
         "cache": driver.get("cache") if driver is not None else None,
         "console": log.get("file") if log is not None else None,
+        "seed": seed.get("file") if seed is not None else None,
         "type": domain.get("type", "qemu"),
     }

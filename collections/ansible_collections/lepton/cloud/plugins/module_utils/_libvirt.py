@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import threading
 import time
@@ -13,6 +14,9 @@ from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from ._domain_xml import marked, read_boot, read_paths, read_size, read_unfinished, render_domain, resized
+from ._fetch import Source, fetch
+from ._first_boot import write_seed
+from ._host_lock import host_lock
 from ._local_files import LocalFiles, Run
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given
 from ._units import format_size
@@ -32,6 +36,7 @@ PROBE_SECONDS = 10.0  # for a firmware to boot in software emulation, which take
 PROBE_FACTOR = 3  # a firmware that takes longer than so many times that is not virtualised by hardware
 PROBE_SLACK = 0.3  # seconds that starting a process may vary
 PROBE_END = b"No bootable device"
+FETCH_SECONDS = 3600  # that another node's creation may take to fetch the same image
 LOOK_SECONDS = 0.2  # after which is looked at what a hypervisor sends no event for
 REPRESS_SECONDS = 5  # a guest that is still booting does not hear the power button
 LONGEST_CMDLINE = 4096  # bytes of a kernel command line
@@ -66,6 +71,7 @@ class Host:
         self.disk_dir = disk_dir
         self.cpu_overcommit = cpu_overcommit
         self.memory_reserve = memory_reserve
+        self._run = run
         try:
             self.connection = libvirt.open(uri)
         except libvirt.libvirtError as error:
@@ -156,14 +162,15 @@ class Host:
         return self.files.free(self.disk_dir)
 
     def addresses(self, name: str) -> list[str]:
-        """Return the addresses that a running node has by the leases of libvirt's networks, else by the host's ARP table."""
+        """Return the addresses that a running node has: by its agent, else by the leases of libvirt's networks, else by the host's ARP table."""
         domain = self.domain(name)
-        for source in (libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP):
+        agent = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
+        for source in (agent, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP):
             try:
                 interfaces = domain.interfaceAddresses(source)
-            except libvirt.libvirtError:  # a driver that cannot tell, or a node that has just ended
+            except libvirt.libvirtError:  # no agent, a driver that cannot tell, or a node that has just ended
                 continue
-            found = [address["addr"] for interface in interfaces.values() for address in interface["addrs"] or ()]
+            found = [address["addr"] for interface in interfaces.values() for address in interface["addrs"] or () if is_reachable(address["addr"])]
             if found:
                 return found
         return []
@@ -251,18 +258,32 @@ class Host:
 
     # -- change --------------------------------------------------------------------------------------------------
 
-    def apply(self, name: str, steps: tuple[Step, ...], *, virtualization: str, wait_seconds: int, reserved: Callable[[], None]) -> list[str]:
+    def apply(
+        self,
+        name: str,
+        steps: tuple[Step, ...],
+        *,
+        virtualization: str,
+        wait_seconds: int,
+        reserved: Callable[[], None],
+        seed: Mapping[str, Any] | None = None,
+    ) -> list[str]:
         """Do the steps in order and return warnings. A creation that fails is taken back; each step may be repeated.
 
-        `reserved` is called as soon as the host's capacity shows what was asked for; waiting for a guest comes after.
+        `reserved` is called as soon as the host's capacity shows what was asked for; waiting for a guest comes after. `seed` is what a new node is
+        told at its first boot.
         """
         warnings: list[str] = []
         made = None
         sizing = [step for step in steps if step.action in ("define", "resize_live", "resize_config")]
         try:
             for step in steps:
+                if step.action == "fetch_image":
+                    continue  # which took its time before anybody had to wait for this host
                 if step.action == "define":
-                    made = self._define(name, step, virtualization, warnings)
+                    made = self._define(name, step, virtualization, warnings, seeded=seed is not None)
+                elif step.action == "write_seed":
+                    write_seed(self._run, self.seed_path(name), name, given(seed))
                 elif step.action == "create_disk":
                     self._create_disk(name, step)
                 elif step.action == "start":
@@ -318,6 +339,25 @@ class Host:
             return "/var/log/xen/console/guest-%s.log" % name
         return os.path.join(self.disk_dir, name + ".console.log")
 
+    def seed_path(self, name: str) -> str:
+        """Return the disk on which a node finds what it is told at its first boot."""
+        return os.path.join(self.disk_dir, name + ".seed.iso")
+
+    def fetch_image(self, image: str, source: Source) -> None:
+        """Have an image that comes from elsewhere, where it is not there yet."""
+        if os.path.basename(image) != image or image.startswith("."):
+            raise NodeError("%s: an image that comes from elsewhere has a plain name" % ascii(image[:80]))
+        with host_lock(self.lock_dir, "image." + image, FETCH_SECONDS):
+            if not self.has_image(image):
+                fetch(source, os.path.join(self.image_dir, image + ".qcow2"), self.files.qcow2_size)
+
+    def has_image(self, image: str) -> bool:
+        try:
+            self._image(image)
+        except NodeError:
+            return False
+        return True
+
     def _image(self, image: str) -> tuple[str | None, dict[str, str] | None]:
         """Return (disk image, direct boot) for an image's name or absolute path; one of them may be None."""
         if "/" in image and not os.path.isabs(image):
@@ -358,7 +398,7 @@ class Host:
         if free is not None and wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
 
-    def _define(self, name: str, step: Step, virtualization: str, warnings: list[str]) -> Any:
+    def _define(self, name: str, step: Step, virtualization: str, warnings: list[str], *, seeded: bool) -> Any:
         """Return the new domain, which bears the mark of an unfinished creation."""
         size, boot = given(step.size), given(step.boot)
         disk_image, direct_boot = self._image(boot.image)
@@ -378,6 +418,7 @@ class Host:
                 console_path=self.console_path(name),
                 direct_boot=direct_boot,
                 has_disk=disk_image is not None or boot.disk is not None,
+                seed_path=self.seed_path(name) if seeded else None,
             )
         )
 
@@ -456,7 +497,7 @@ class Host:
         # While a creation is unfinished, a file under the disk's name may be somebody else's.
         if disk and (not creating or self.files.is_own(disk)):
             self.files.delete(disk, self.disk_dir)
-        for path in (disk and disk + ".partial", paths["console"]):
+        for path in (disk and disk + ".partial", paths["console"], paths["seed"]):
             if path:
                 self.files.delete(path, self.disk_dir)
 
@@ -547,6 +588,15 @@ def _live_size(stats: Mapping[str, Any]) -> Size | None:
     except KeyError:
         return None
     return Size(vcpus[0], memory[0] * KIB, vcpus[1], memory[1] * KIB)
+
+
+def is_reachable(text: str) -> bool:
+    """Return whether an address that a guest told of itself is one at which others may find it."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified)
 
 
 def owned(domains: Sequence[Node]) -> list[Node]:

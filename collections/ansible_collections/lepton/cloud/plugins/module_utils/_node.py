@@ -113,6 +113,8 @@ class Wish:
     forward_ports: tuple[str, ...] | None = None
     labels: tuple[tuple[str, str], ...] | None = None
     update: bool = True
+    fetched: bool = False  # whether its image has to come from elsewhere first
+    told: bool = False  # whether it is told something at its first boot
 
 
 class Step(NamedTuple):
@@ -234,7 +236,9 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     _check_size(size)
     check_fits(wish.name, size, None, capacity)
     boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or (), wish.labels or ()))
-    steps = [Step("define", size, boot), Step("create_disk", size, boot), Step("finish")]
+    steps = [Step("define", size, boot), Step("create_disk", size, boot), *([Step("write_seed")] if wish.told else []), Step("finish")]
+    if wish.fetched:
+        steps.insert(0, Step("fetch_image", size, boot))
     started = wish.state in ("running", "restarted")
     if started:
         steps.append(Step("start"))
@@ -249,6 +253,8 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     ]
     if boot.disk:
         changes.append(Change("disk", None, format_size(boot.disk)))
+    if wish.fetched:
+        changes.append(Change("image_file", "absent", "fetched"))
     return Plan(tuple(steps), tuple(changes))
 
 
@@ -391,7 +397,7 @@ def _reachable_live(wish: Wish, target: Size, node: Node) -> tuple[Size, list[st
 def _power(wish: Wish, node: Node, resize: Plan) -> Plan:
     steps, changes, reasons = list(resize.steps), list(resize.changes), resize.restart_reasons
     if node.unfinished:
-        steps = [Step("create_disk", node.config, node.boot), Step("finish"), *steps]
+        steps = [Step("create_disk", node.config, node.boot), *([Step("write_seed")] if wish.told else []), Step("finish"), *steps]
         changes.append(Change("disk", None, node.disk_path))
     final = next((given(step.size) for step in steps if step.action == "resize_config"), node.config)
     if wish.state == "restarted" and node.live:

@@ -82,6 +82,64 @@ options:
     description:
       - Labels of a new node, which it keeps for its life.
     type: dict
+  image_url:
+    description:
+      - Where the image comes from when O(image_dir) has none of that name, as a qcow2 file.
+    type: str
+  image_checksum:
+    description:
+      - What it must be, as V(sha256:HEX) or V(sha512:HEX). One that is there already is not looked at again.
+    type: str
+  first_boot:
+    description:
+      - What a new node with cloud-init in its image is told at its first boot. Its host name is its name. It is not looked at for a node that is there.
+    type: dict
+    suboptions:
+      user:
+        description:
+          - Its user, who may become root, and who has no password.
+        type: str
+        default: lepton
+      ssh_keys:
+        description:
+          - The keys with which that user logs in, as in an authorized_keys file.
+        type: list
+        elements: str
+        default: []
+      packages:
+        description:
+          - What it installs.
+        type: list
+        elements: str
+        default: []
+      files:
+        description:
+          - What it writes.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          path:
+            description:
+              - Where.
+            type: str
+            required: true
+          content:
+            description:
+              - What.
+            type: str
+            required: true
+          mode:
+            description:
+              - With which rights.
+            type: str
+            default: "0644"
+  wait_address:
+    description:
+      - Whether to wait until the running node has an address, by its agent, its lease or the host's ARP table. Not on O(network=user) or
+        O(network=none), where no other machine has one for it.
+    type: bool
+    default: false
   health_path:
     description:
       - Path that answers 2xx when the node can serve, for O(state=healthy). It is asked for from the host.
@@ -139,6 +197,12 @@ node:
   type: dict
   returned: success
   sample: {name: web-1, state: running, vcpus: 4, max_vcpus: 8, memory: 4GiB, max_memory: 8GiB}
+addresses:
+  description: The addresses of the node, where they were waited for.
+  type: list
+  elements: str
+  returned: with O(wait_address)
+  sample: [192.168.150.23]
 changes:
   description: The fields that differ, from what to what, and when the change takes effect.
   type: list
@@ -166,18 +230,37 @@ restart_reasons:
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._command import clean
+from ..module_utils._fetch import Source, check_source
+from ..module_utils._first_boot import check_first_boot
 from ..module_utils._host_lock import host_lock
 from ..module_utils._libvirt import Host
+from ..module_utils._local_files import LocalFiles
 from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import NodeError, Plan, Wish, check_name, forwarded, given, make_plan
 from ..module_utils._ports import probe
 from ..module_utils._results import node_result
 from ..module_utils._units import parse_size
 
+FIRST_BOOT = {
+    "user": {"type": "str", "default": "lepton"},
+    "ssh_keys": {"type": "list", "elements": "str", "default": [], "no_log": False},
+    "packages": {"type": "list", "elements": "str", "default": []},
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "str", "required": True},
+            "content": {"type": "str", "required": True, "no_log": True},
+            "mode": {"type": "str", "default": "0644"},
+        },
+    },
+}
 LOCK_SECONDS = 20
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0  # between two looks at the hypervisor while its guest is waited for
@@ -205,13 +288,23 @@ def read_wish(params: dict) -> Wish:
         forward_ports=None if params["forward_ports"] is None else tuple(params["forward_ports"]),
         labels=None if params["labels"] is None else tuple(sorted((str(name), str(value)) for name, value in params["labels"].items())),
         update=params["update"],
+        told=params["first_boot"] is not None,
     )
 
 
+def read_source(params: dict) -> Source | None:
+    """Return where the image comes from, None where it is on the host."""
+    return None if params["image_url"] is None else check_source(Source(params["image_url"], params["image_checksum"].lower()))
+
+
 def plan_for(host: Host, wish: Wish) -> Plan:
+    if wish.told and (host.xen or not isinstance(host.files, LocalFiles)):
+        raise NodeError("first_boot: only a KVM host that is reached by ssh writes what a node is told")
+    if wish.fetched and not isinstance(host.files, LocalFiles):
+        raise NodeError("image_url: a host fetches its images itself: reach it by ssh, and not by a libvirt URI of another machine")
     plan = make_plan(wish, host.node(wish.name), host.capacity())
     for step in plan.steps:
-        if step.action in ("define", "create_disk"):
+        if step.action in ("define", "create_disk") and not wish.fetched:
             host.check_image(given(step.boot))
     return plan
 
@@ -233,6 +326,24 @@ def wait_healthy(host: Host, name: str, path: str, port: int, seconds: float) ->
         if time.monotonic() > deadline:
             raise NodeError("%s did not become healthy within %d s: %s answered %s%s" % (name, seconds, path, answer, _last_words(host, name)))
         time.sleep(POLL_SECONDS)  # readiness is an answer of the guest's own, for which there is no event
+
+
+def wait_address(host: Host, name: str, seconds: float) -> list[str]:
+    """Return the addresses of a node that runs, as soon as it has one; raise NodeError where that takes too long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        node = host.node(name)
+        if node is None or node.live is None:
+            raise NodeError("%s does not run, and has no address%s" % (name, _last_words(host, name)))
+        if given(node.boot).network in ("user", "none"):
+            raise NodeError("wait_address: %s is on network %s, where no other machine has an address for it" % (name, given(node.boot).network))
+        found = host.addresses(name)
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            why = "neither its agent, nor a lease, nor the host's ARP table has one"
+            raise NodeError("%s had no address within %d s: %s%s" % (name, seconds, why, _last_words(host, name)))
+        time.sleep(LOOK_SECONDS)
 
 
 def _last_words(host: Host, name: str) -> str:
@@ -258,20 +369,30 @@ def main() -> None:
             network={"type": "str"},
             forward_ports={"type": "list", "elements": "str"},
             labels={"type": "dict"},
+            image_url={"type": "str"},
+            image_checksum={"type": "str"},
+            first_boot={"type": "dict", "options": FIRST_BOOT},
+            wait_address={"type": "bool", "default": False},
             health_path={"type": "str"},
             health_port={"type": "int"},
             update={"type": "bool", "default": True},
             virtualization={"type": "str", "choices": ["auto", "hardware", "emulation"], "default": "auto"},
             wait_seconds={"type": "int", "default": 60},
         ),
-        required_together=[("health_path", "health_port")],
+        required_together=[("health_path", "health_port"), ("image_url", "image_checksum")],
         required_if=[("state", "healthy", ["health_path", "health_port"])],
         supports_check_mode=True,
     )
     with connected(module) as host, ExitStack() as locks, ExitStack() as capacity:
-        wish = read_wish(module.params)
+        wish, source, seed = read_wish(module.params), read_source(module.params), module.params["first_boot"]
+        if seed is not None:
+            check_first_boot(seed)
+        if source is not None and wish.image is not None and wish.state != "absent":
+            wish = replace(wish, fetched=not host.has_image(wish.image))
         if not module.check_mode:
             locks.enter_context(host_lock(host.lock_dir, "node." + wish.name, LOCK_SECONDS))
+            if wish.fetched and plan_for(host, wish).changed:
+                host.fetch_image(given(wish.image), given(source))
             if wish.vcpus is not None or wish.memory is not None:
                 # Two nodes that grow at once must not both be promised the last free memory.
                 capacity.enter_context(host_lock(host.lock_dir, "host", LOCK_SECONDS))
@@ -283,12 +404,17 @@ def main() -> None:
                 virtualization=module.params["virtualization"],
                 wait_seconds=module.params["wait_seconds"],
                 reserved=capacity.close,
+                seed=seed,
             ):
                 module.warn(warning)
         if module.params["state"] == "healthy" and not module.check_mode:
             wait_healthy(host, wish.name, module.params["health_path"], module.params["health_port"], module.params["wait_seconds"])
         node = host.node(wish.name)
+        found = {}
+        if module.params["wait_address"] and not module.check_mode:
+            found["addresses"] = wait_address(host, wish.name, module.params["wait_seconds"])
         module.exit_json(
+            **found,
             changed=plan.changed,
             diff=plan.diff(),
             changes=[change._asdict() for change in plan.changes],

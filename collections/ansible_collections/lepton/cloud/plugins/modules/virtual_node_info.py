@@ -42,6 +42,12 @@ nodes:
   elements: dict
   returned: success
   sample: [{name: web-1, state: running, vcpus: 2, max_vcpus: 8, memory: 4GiB, max_memory: 8GiB}]
+addresses:
+  description: The addresses of a running node that was asked for by its name, as far as its agent, a lease or the host's ARP table tells.
+  type: list
+  elements: str
+  returned: with O(name), where it runs
+  sample: [192.168.150.23]
 console:
   description: The end of the node's console output.
   type: str
@@ -70,6 +76,8 @@ def main() -> None:
             found = host.node(check_name(name))
             nodes = [found] if found is not None and found.boot is not None else []
         result = {"nodes": [node_result(node) for node in nodes]}
+        if name is not None and nodes and nodes[0].live is not None:
+            result["addresses"] = host.addresses(name)
         if nodes and module.params["console_bytes"]:
             result["console"] = host.console(name, module.params["console_bytes"])
         module.exit_json(changed=False, **result)
