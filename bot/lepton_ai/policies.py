@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.lepton.cloud.plugins.module_utils._sizing import usual
+
 from lepton_ai.errors import LeptonError
 from lepton_ai.hours import UNITS
 from lepton_ai.runs.store import Store
 from lepton_ai.scaling.decision import as_decision, explain
 from lepton_ai.scaling.policy import Policy, load_policy
-from lepton_ai.scaling.sizing import usual
 from lepton_ai.settings import Settings
 
 UNDO_SECONDS = 3600.0  # for which what was undone is not done again

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from ansible_collections.lepton.cloud.plugins.module_utils._sizing import vcpus_for
 from rich.console import Console
 
 from lepton_ai.asking import Watch, ask, unwatched
 from lepton_ai.errors import LeptonError
 from lepton_ai.runs.model import State
 from lepton_ai.scaling.series import from_prometheus
-from lepton_ai.scaling.sizing import vcpus_for
 from lepton_ai.settings import Settings, load_settings
 
 log = structlog.get_logger()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from ansible_collections.lepton.cloud.plugins.module_utils._sizing import usual
 
 from lepton_ai.access.approvals import ApprovalRule
 from lepton_ai.access.matching import Caller
@@ -29,7 +30,6 @@ from lepton_ai.scaling.decision import RECENT, Action, Decision, Pin, Sample, Si
 from lepton_ai.scaling.outlook import TICK_SECONDS, WINDOW, LoadHistory
 from lepton_ai.scaling.policy import FIRST_LEAD, Policy, Signal, differences, load_policy
 from lepton_ai.scaling.series import Reading, from_prometheus, now_from_prometheus
-from lepton_ai.scaling.sizing import usual
 
 log = structlog.get_logger()
 LOOK, RESIZE = "service.list", "service.resize"

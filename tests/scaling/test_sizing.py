@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.lepton.cloud.plugins.module_utils._sizing import vcpus_for
 from tests.scaling.test_decision import decided
 
 from lepton_ai import extension as extension_module
@@ -16,7 +17,6 @@ from lepton_ai.errors import LeptonError
 from lepton_ai.extension import Extension
 from lepton_ai.resources import CPUResource, MemoryResource, VirtualNode
 from lepton_ai.runs.store import Store
-from lepton_ai.scaling.sizing import vcpus_for
 from lepton_ai.settings import Settings
 
 

@@ -145,6 +145,8 @@ class Progress:
             _append(self.result.changes, change)
         for reason in _texts(event.result.get("restart_reasons")):
             _append(self.result.warnings, f"{event.host}: takes effect at the next start: {reason}")
+        for reason in _texts(event.result.get("size_reasons")):
+            _append(self.result.warnings, f"{event.host}: {reason}")
         # Only what our modules return; another module's key of the same name may hold anything.
         answer = {key: value for key, value in event.result.items() if isinstance(value, _ANSWER_TYPES.get(key, ()))}
         if answer:

@@ -175,6 +175,10 @@ class Host:
                 return found
         return []
 
+    def cpu_seconds(self, name: str) -> float:
+        """Return how long a running node has kept a CPU busy, all of its vCPUs taken together."""
+        return float(self.domain(name).info()[4]) / 1e9
+
     def console(self, name: str, limit: int) -> str:
         """Return the last `limit` bytes that the node printed on its serial console."""
         domain = self._domain(name)
