@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from ansible_collections.lepton.cloud.plugins.module_utils._domain_xml import read_boot, read_paths, read_size, render_domain, resized
+from ansible_collections.lepton.cloud.plugins.module_utils._domain_xml import read_boot, read_hostdevs, read_paths, read_size, render_domain, resized
 from ansible_collections.lepton.cloud.plugins.module_utils._node import Boot, Size
 from tests.conftest import require
 
@@ -37,6 +37,18 @@ def validated(xml: str, folder: Path) -> str:
 @pytest.mark.parametrize("virtualization", ["qemu", "kvm", "xen"])
 def test_libvirts_own_schemas_have_nothing_against_it(virtualization: str, network: str, tmp_path: Path) -> None:
     assert validated(render(Boot("guest", 1 << 30, network, ()), DIRECT, virtualization), tmp_path) == ""
+
+
+def test_devices_pinning_huge_pages_and_a_seed_are_as_libvirt_has_them(tmp_path: Path) -> None:
+    boot = Boot("debian", 1 << 30, "none", (), devices=("nvidia-gpu:1",), cpuset="2-3", hugepages=True)
+    paths = {"disk_path": "/d/a.qcow2", "console_path": "/d/a.log", "seed_path": "/d/a.seed.iso"}
+    xml = render_domain("a", SIZE, boot, virtualization="kvm", direct_boot=None, has_disk=True, pci=["0000:3b:00.0", "0000:3b:00.1"], cpus=[2, 3], **paths)
+    assert validated(xml, tmp_path) == ""
+    assert read_hostdevs(xml) == ("0000:3b:00.0", "0000:3b:00.1")
+    assert read_boot(xml) == boot
+    pins = [(pin.get("vcpu"), pin.get("cpuset")) for pin in ET.fromstring(xml).iterfind("cputune/vcpupin")]
+    assert pins == [("0", "2"), ("1", "3"), ("2", "2"), ("3", "3")]
+    assert read_paths(xml)["seed"] == "/d/a.seed.iso"
 
 
 def test_a_paravirtual_guest_of_xen_has_nothing_of_qemu() -> None:

@@ -93,3 +93,11 @@ def test_what_may_be_there_already_goes_where_it_is_or_where_it_is_told_to_go() 
             choose("chat", answers, "deployment", host, "clusters")
     with pytest.raises(PlacementError, match="no host has a deployment chat"):
         locate("chat", {"a": here, "b": none}, "deployment", "b")
+
+
+def test_hosts_tell_of_the_gpus_that_are_free() -> None:
+    free, held = {"why": ""}, {"why": "it is of node web-9"}
+    hosts = {"a": {**room(8, 8), "gpus": [free, held]}, "b": {**room(8, 8), "gpus": [free, free]}}
+    assert put(host=None, answers=hosts, gpus=2)[0] == "b"
+    with pytest.raises(PlacementError, match="no host can have a node with 2 vCPUs and 1GiB and 3 GPUs: b: it has no 3 whole GPUs free"):
+        put(host=None, answers=hosts, gpus=3)

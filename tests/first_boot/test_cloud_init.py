@@ -65,7 +65,7 @@ def test_a_node_is_at_its_first_boot_what_it_was_told_to_be(tmp_path: Path) -> N
         assert host.module("virtual_network", name="models", host_address="192.168.150.1/24")["changed"]
         (host.folder / "images/debian").symlink_to(image)
         told = {
-            "user": "ops", "ssh_keys": [(tmp_path / "key.pub").read_text()], "packages": ["sudo"],
+            "user": "ops", "ssh_keys": [(tmp_path / "key.pub").read_text()],
             "files": [{"path": "/srv/told", "content": "it's {{ data }}\n", "mode": "0640"}],
         }  # fmt: skip
         made = host.module(

@@ -151,6 +151,8 @@ READING = {
         "operation",
         "locate",
         "place",
+        "choose_size",
+        "virtual_node_usage",
         "route_image",
         "plan",
         "virtual_node_info",

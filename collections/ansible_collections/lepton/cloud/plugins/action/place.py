@@ -22,7 +22,9 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("node", "container", "image", "vcpus", "cpus", "memory", "host", "group", "answers", "host_labels", "near", "apart", "policy"))
+    _VALID_ARGS = frozenset(
+        ("node", "container", "image", "vcpus", "cpus", "memory", "gpus", "host", "group", "answers", "host_labels", "near", "apart", "policy")
+    )
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -38,7 +40,8 @@ class ActionModule(ActionBase):
                 labels = {name: _labels(hostvars[name].get("lepton_labels")) for name in answers}
                 words = [str(pair).partition("=") for pair in args.get("host_labels") or ()]
                 request = Request(
-                    cpus=int(args["vcpus"]) * WHOLE, memory=memory, labels=tuple((name, value) for name, _equals, value in words),
+                    cpus=int(args["vcpus"]) * WHOLE, memory=memory, gpus=int(args.get("gpus") or 0),
+                    labels=tuple((name, value) for name, _equals, value in words),
                     near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())),
                 )  # fmt: skip
                 policy = str(args.get("policy") or "spread")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from ._node import FORWARD, LOOPBACK, Boot, Size
 
@@ -33,11 +33,14 @@ def render_domain(
     direct_boot: dict[str, str] | None,
     has_disk: bool,
     seed_path: str | None = None,
+    pci: Sequence[str] = (),
+    cpus: Sequence[int] = (),
 ) -> str:
     """Return the XML of a new node.
 
     `virtualization` is libvirt's domain type, 'kvm', 'qemu' or 'xen'. `direct_boot` has kernel, initrd and cmdline where the
-    image is a kernel and not a disk. CPU and memory are reserved up to their maxima and start at the size asked for.
+    image is a kernel and not a disk. `pci` are addresses of devices that it gets, `cpus` those of the host that its vCPUs
+    are pinned to. CPU and memory are reserved up to their maxima and start at the size asked for.
     """
     domain = ET.Element("domain", type=virtualization)
     _text(domain, "name", name)
@@ -49,11 +52,21 @@ def render_domain(
     mark.set("forward-ports", json.dumps(list(boot.forward_ports)))
     if boot.labels:
         mark.set("labels", json.dumps(dict(boot.labels)))
+    if boot.devices:
+        mark.set("devices", json.dumps(list(boot.devices)))
+    if boot.cpuset:
+        mark.set("cpuset", boot.cpuset)
     if boot.disk is not None:
         mark.set("disk", str(boot.disk))
     _text(domain, "memory", str(size.max_memory // KIB), unit="KiB")
     _text(domain, "currentMemory", str(size.memory // KIB), unit="KiB")
     _text(domain, "vcpu", str(size.max_vcpus), placement="static", current=str(size.vcpus))
+    if boot.hugepages:
+        ET.SubElement(ET.SubElement(domain, "memoryBacking"), "hugepages")
+    if cpus:
+        tune = ET.SubElement(domain, "cputune")
+        for number in range(size.max_vcpus):
+            ET.SubElement(tune, "vcpupin", vcpu=str(number), cpuset=str(cpus[number % len(cpus)]))
     system = ET.SubElement(domain, "os")
     if virtualization == "xen":
         _text(system, "type", "linux", arch="x86_64", machine="xenpv")
@@ -78,8 +91,25 @@ def render_domain(
         _qemu_devices(devices, disk_path if has_disk else None, console_path)
     if seed_path is not None:
         _seed(devices, seed_path)
+    for address in pci:
+        _hostdev(devices, address)
     _network(domain, devices, boot)
     return ET.tostring(domain, encoding="unicode")
+
+
+def _hostdev(devices: ET.Element, address: str) -> None:
+    """Add a device of the host's, which libvirt takes from its driver when the node starts, and gives back."""
+    device = ET.SubElement(devices, "hostdev", mode="subsystem", type="pci", managed="yes")
+    bus, slot = address.split(":")[1], address.split(":")[2]
+    place = {"domain": address.split(":")[0], "bus": bus, "slot": slot.split(".")[0], "function": slot.split(".")[1]}
+    ET.SubElement(ET.SubElement(device, "source"), "address", {name: "0x" + digits for name, digits in place.items()})
+
+
+def read_hostdevs(xml: str) -> tuple[str, ...]:
+    """Return the addresses of the host's PCI devices that a domain has."""
+    places = ET.fromstring(xml).iterfind("devices/hostdev[@type='pci']/source/address")
+    numbers = [[int(place.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")] for place in places]
+    return tuple("%04x:%02x:%02x.%x" % tuple(each) for each in numbers)
 
 
 def _seed(devices: ET.Element, path: str) -> None:
@@ -185,6 +215,9 @@ def read_boot(xml: str) -> Boot | None:
         network=mark.get("network", "user"),
         forward_ports=tuple(json.loads(mark.get("forward-ports", "[]"))),
         labels=tuple(sorted(json.loads(mark.get("labels", "{}")).items())),
+        devices=tuple(json.loads(mark.get("devices", "[]"))),
+        cpuset=mark.get("cpuset", ""),
+        hugepages=ET.fromstring(xml).find("memoryBacking/hugepages") is not None,
     )
 
 

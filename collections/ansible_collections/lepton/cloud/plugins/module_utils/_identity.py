@@ -94,14 +94,14 @@ def snapshot_changes(host: Host, node: Node | None, name: str, snapshot: str, st
     if there == (state == "present"):
         return []
     if state == "present":
-        _refuse_what_has_no_snapshot(host, node)
+        _refuse_what_has_no_snapshot(node)
     return [Change("snapshot", None, snapshot) if state == "present" else Change("snapshot", snapshot, None)]
 
 
-def _refuse_what_has_no_snapshot(host: Host, node: Node) -> None:
+def _refuse_what_has_no_snapshot(node: Node) -> None:
     if node.disk_path is None:
         raise NodeError("%s has no disk, and its snapshot would have no place" % node.name)
-    if node.live is not None and "<hostdev" in host.domain(node.name).XMLDesc():
+    if node.live is not None and node.devices:
         raise NodeError("%s uses a device of its host, whose state nobody can save: stop it first" % node.name)
 
 

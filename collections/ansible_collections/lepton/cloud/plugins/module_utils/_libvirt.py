@@ -13,12 +13,13 @@ import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from ._domain_xml import marked, read_boot, read_paths, read_size, read_unfinished, render_domain, resized
+from ._domain_xml import marked, read_boot, read_hostdevs, read_paths, read_size, read_unfinished, render_domain, resized
 from ._fetch import Source, fetch
 from ._first_boot import write_seed
 from ._host_lock import host_lock
 from ._local_files import LocalFiles, Run
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given
+from ._pci import choose_devices, read_cpuset, read_devices
 from ._units import format_size
 from ._volume_files import VolumeFiles
 
@@ -241,6 +242,7 @@ class Host:
             memory_used=used,
             virtualization=paths["type"],
             unfinished=read_unfinished(config_xml),
+            devices=read_hostdevs(config_xml),
             disk_path=paths["disk"],
             paused=stats["state.state"] == libvirt.VIR_DOMAIN_PAUSED,
             saved=saved,
@@ -398,9 +400,25 @@ class Host:
             smallest = self.files.qcow2_size(disk_image)
             if wanted and wanted < smallest:
                 raise NodeError("a disk of %s is smaller than the image %s, which needs %s" % (format_size(wanted), boot.image, format_size(smallest)))
+        self.choose_devices(boot)
+        self.pinned(boot)
         free = self.files.free(self.disk_dir)
         if free is not None and wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
+
+    def choose_devices(self, boot: Boot) -> list[str]:
+        """Return the addresses of the host's PCI devices that a new node would have."""
+        if boot.devices and not self._local:
+            raise NodeError("devices: a host looks at its devices itself: reach it by ssh, and not by a libvirt URI of another machine")
+        return choose_devices(boot.devices, read_devices(), self.devices_taken(self.domains())) if boot.devices else []
+
+    def devices_taken(self, domains: Sequence[Node]) -> dict[str, str]:
+        """Return who has which PCI device, running or not."""
+        return {address: node.name for node in domains for address in node.devices}
+
+    def pinned(self, boot: Boot) -> list[int]:
+        """Return the CPUs of this host that a new node's vCPUs would be pinned to."""
+        return read_cpuset(boot.cpuset, self.connection.getInfo()[2]) if boot.cpuset else []
 
     def _define(self, name: str, step: Step, virtualization: str, warnings: list[str], *, seeded: bool) -> Any:
         """Return the new domain, which bears the mark of an unfinished creation."""
@@ -410,6 +428,9 @@ class Host:
         if self.files.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
         kind = self.kind(virtualization, warnings)
+        pci = self.choose_devices(boot)
+        if pci and kind != "kvm":
+            raise NodeError("devices: a node has a device of its host only with hardware virtualisation, which does not work on this host")
         if self._domain(name) is not None:
             raise NodeError("%s was made by somebody else in the meantime" % name)
         return self.connection.defineXML(
@@ -423,6 +444,8 @@ class Host:
                 direct_boot=direct_boot,
                 has_disk=disk_image is not None or boot.disk is not None,
                 seed_path=self.seed_path(name) if seeded else None,
+                pci=pci,
+                cpus=self.pinned(boot),
             )
         )
 

@@ -70,6 +70,8 @@ def _target(node: Mapping[str, Any], source: str, host: str | None, answers: Map
     """Return where a node goes; raise PlacementError where it cannot."""
     if host == source:
         raise PlacementError("%s is on %s already" % (node["name"], source))
+    if node.get("devices"):
+        raise PlacementError("%s has devices of %s (%s), which stay there: it cannot go" % (node["name"], source, ", ".join(node["devices"])))
     others = {name: answer for name, answer in answers.items() if name != source}
     size = _size(node)
     request = Request(cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]))

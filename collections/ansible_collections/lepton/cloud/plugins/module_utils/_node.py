@@ -49,6 +49,9 @@ class Boot:
     network: str
     forward_ports: tuple[str, ...]
     labels: tuple[tuple[str, str], ...] = ()
+    devices: tuple[str, ...] = ()  # of the host's, as they were asked for
+    cpuset: str = ""  # the host's CPUs that its vCPUs are pinned to
+    hugepages: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Node:
     disk_missing: bool = False
     paused: bool = False
     saved: bool = False
+    devices: tuple[str, ...] = ()  # addresses of the host's PCI devices that it has
 
     @property
     def state(self) -> str:
@@ -112,6 +116,9 @@ class Wish:
     network: str | None = None
     forward_ports: tuple[str, ...] | None = None
     labels: tuple[tuple[str, str], ...] | None = None
+    devices: tuple[str, ...] | None = None
+    cpuset: str | None = None
+    hugepages: bool | None = None
     update: bool = True
     fetched: bool = False  # whether its image has to come from elsewhere first
     told: bool = False  # whether it is told something at its first boot
@@ -236,6 +243,7 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     _check_size(size)
     check_fits(wish.name, size, None, capacity)
     boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or (), wish.labels or ()))
+    boot = replace(boot, devices=wish.devices or (), cpuset=wish.cpuset or "", hugepages=bool(wish.hugepages))
     steps = [Step("define", size, boot), Step("create_disk", size, boot), *([Step("write_seed")] if wish.told else []), Step("finish")]
     if wish.fetched:
         steps.insert(0, Step("fetch_image", size, boot))
@@ -253,6 +261,10 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     ]
     if boot.disk:
         changes.append(Change("disk", None, format_size(boot.disk)))
+    for field in ("devices", "cpuset", "hugepages"):
+        if getattr(boot, field):
+            value = getattr(boot, field)
+            changes.append(Change(field, None, list(value) if isinstance(value, tuple) else value))
     if wish.fetched:
         changes.append(Change("image_file", "absent", "fetched"))
     return Plan(tuple(steps), tuple(changes))
@@ -298,7 +310,7 @@ def check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> N
 
 def _refuse_other_boot(wish: Wish, node: Node) -> None:
     boot = given(node.boot)
-    for field in ("image", "disk", "network", "forward_ports", "labels"):
+    for field in ("image", "disk", "network", "forward_ports", "labels", "devices", "cpuset", "hugepages"):
         wanted, found = getattr(wish, field), getattr(boot, field)
         if wanted is not None and wanted != found:
             raise NodeError(
@@ -316,7 +328,7 @@ def _refuse_other_size(wish: Wish, node: Node) -> None:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return format_size(value)
     return ascii(value if not isinstance(value, tuple) else list(value))
 

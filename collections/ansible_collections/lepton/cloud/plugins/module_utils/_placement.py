@@ -89,7 +89,7 @@ def place(
     hosts = [_as_host(name, answer, labels.get(name, {})) for name, answer in sorted(answers.items()) if answer.get("capacity") and host in (None, name)]
     best = Fleet(hosts, POLICIES[policy](Mix([request], hosts))).choose(request)
     if best is None:
-        asked = "%g vCPUs and %s" % (request.cpus / WHOLE, format_size(request.memory))
+        asked = "%g vCPUs and %s" % (request.cpus / WHOLE, format_size(request.memory)) + (" and %d GPUs" % request.gpus if request.gpus else "")
         why = "; ".join("%s: %s" % pair for pair in nearest_miss(hosts, request))
         raise PlacementError("no host can have a node with %s: %s" % (asked, why or "no host answered"))
     fitting = sum(not lacking(item, request) for item in hosts)
@@ -101,7 +101,8 @@ def _as_host(name: str, answer: Mapping[str, Any], labels: Mapping[str, str]) ->
     room = answer["capacity"]
     carries = Counter("%s=%s" % pair for node in answer.get("nodes", ()) for pair in node.get("labels", {}).items())
     whole = room.get("vcpus", room["vcpus_free"]) * WHOLE, room.get("memory", room["memory_free"])
-    free = Free(room["vcpus_free"] * WHOLE, room["memory_free"], all_cpus=whole[0], all_memory=whole[1])
+    gpus = tuple(WHOLE for gpu in answer.get("gpus") or () if not gpu["why"])
+    free = Free(room["vcpus_free"] * WHOLE, room["memory_free"], gpus, all_cpus=whole[0], all_memory=whole[1])
     return Host(name, free, labels, carries, answer.get("closed") or "")
 
 

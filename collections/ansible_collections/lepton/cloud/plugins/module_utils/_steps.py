@@ -164,8 +164,9 @@ def rebuild_node(arguments: Mapping[str, Any], asked: Answers, _declared: Mappin
     create = dict(made, name=name, state="running", update=False)
     if node.get("forward_ports"):
         create["forward_ports"] = node["forward_ports"]
-    if node.get("labels"):
-        create["labels"] = node["labels"]
+    for field in ("labels", "devices", "cpuset", "hugepages"):
+        if node.get(field):
+            create[field] = node[field]
     return [
         {
             "title": "remove %s with its disk" % name,

@@ -75,6 +75,12 @@ closed:
   type: str
   returned: success
   sample: null
+gpus:
+  description: The host's GPUs, and which node has them. C(why) says why a new node cannot have one, and is empty for those that are free.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{address: "0000:3b:00.0", kind: nvidia-gpu, numa: 0, node: web-1, why: it is of node web-1}]
 migration:
   description: How nodes come to this host from others while they run, and its folders. V(uri) is null where none do.
   type: dict
@@ -90,11 +96,24 @@ disk_free:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._host_lock import closed_host
-from ..module_utils._libvirt import owned
+from ..module_utils._libvirt import Host, owned
+from ..module_utils._local_files import LocalFiles
 from ..module_utils._module import HOST_OPTIONS, connected
-from ..module_utils._node import FORWARD
+from ..module_utils._node import FORWARD, Node
+from ..module_utils._pci import read_devices, unusable
 from ..module_utils._ports import free_ports, listening_ports
 from ..module_utils._results import capacity_result, node_result
+
+
+def gpus(host: Host, domains: list[Node]) -> list[dict]:
+    """Return the GPUs of a host that is this machine."""
+    devices = read_devices() if isinstance(host.files, LocalFiles) else []
+    taken = host.devices_taken(domains)
+    return [
+        {"address": device.address, "kind": device.gpu, "numa": device.numa, "node": taken.get(device.address), "why": unusable(device, devices, taken)}
+        for device in devices
+        if device.gpu
+    ]
 
 
 def main() -> None:
@@ -115,6 +134,7 @@ def main() -> None:
             image_size=None if module.params["image"] is None else host.image_size(module.params["image"]),
             disk_free=host.disk_free(),
             closed=closed_host(host.lock_dir),
+            gpus=gpus(host, domains),
             migration={"uri": params["migration_uri"], "image_dir": host.image_dir, "disk_dir": host.disk_dir},
         )
 

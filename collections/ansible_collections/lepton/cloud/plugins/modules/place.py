@@ -47,6 +47,11 @@ options:
     description:
       - Only this host will do.
     type: str
+  gpus:
+    description:
+      - How many GPUs a node needs.
+    type: int
+    default: 0
   host_labels:
     description:
       - Labels that a node's host must have, each as NAME=VALUE. Hosts have theirs in the variable C(lepton_labels).

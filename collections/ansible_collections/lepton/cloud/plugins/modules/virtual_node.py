@@ -140,6 +140,21 @@ options:
         O(network=none), where no other machine has one for it.
     type: bool
     default: false
+  devices:
+    description:
+      - Devices of the host that a new node has to itself, each as a PCI address such as V(0000:3b:00.0), or as a kind with a number, V(gpu),
+        V(nvidia-gpu:2), V(amd-gpu) or V(intel-gpu), of which free ones are chosen, on one NUMA node where possible. What shares an IOMMU group comes along.
+      - Needs hardware virtualisation.
+    type: list
+    elements: str
+  cpuset:
+    description:
+      - CPUs of the host, such as V(2-5,8), that the vCPUs of a new node are pinned to, one after the other.
+    type: str
+  hugepages:
+    description:
+      - Whether the memory of a new node is of the host's huge pages, which it must have reserved.
+    type: bool
   health_path:
     description:
       - Path that answers 2xx when the node can serve, for O(state=healthy). It is asked for from the host.
@@ -287,6 +302,9 @@ def read_wish(params: dict) -> Wish:
         network=params["network"],
         forward_ports=None if params["forward_ports"] is None else tuple(params["forward_ports"]),
         labels=None if params["labels"] is None else tuple(sorted((str(name), str(value)) for name, value in params["labels"].items())),
+        devices=None if params["devices"] is None else tuple(params["devices"]),
+        cpuset=params["cpuset"],
+        hugepages=params["hugepages"],
         update=params["update"],
         told=params["first_boot"] is not None,
     )
@@ -373,6 +391,9 @@ def main() -> None:
             image_checksum={"type": "str"},
             first_boot={"type": "dict", "options": FIRST_BOOT},
             wait_address={"type": "bool", "default": False},
+            devices={"type": "list", "elements": "str"},
+            cpuset={"type": "str"},
+            hugepages={"type": "bool"},
             health_path={"type": "str"},
             health_port={"type": "int"},
             update={"type": "bool", "default": True},
