@@ -21,7 +21,7 @@ BASE = "linux-image-cloud-amd64,systemd-sysv,openssh-server,sudo,ca-certificates
 PACKAGES = ("cloud-init", "qemu-guest-agent")  # with what debootstrap cannot resolve
 FILES = {
     "etc/systemd/network/10-all.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n",
-    "etc/cloud/cloud.cfg.d/90-test.cfg": "datasource_list: [NoCloud]\nnetwork: {config: disabled}\n",
+    "etc/cloud/cloud.cfg.d/90-test.cfg": "datasource_list: [NoCloud]\nnetwork: {config: disabled}\nlocale: false\n",
     "etc/fstab": "/dev/vda / ext4 defaults 0 1\n",
 }
 UNITS = ("systemd-networkd", "ssh", "qemu-guest-agent")
