@@ -10,10 +10,11 @@ import os
 import re
 import tempfile
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import IO, Any, Callable
+
+from ansible.module_utils.urls import open_url
 
 from ._node import NodeError
 from ._units import format_size
@@ -65,7 +66,7 @@ def fetch(source: Source, path: str, check: Callable[[str], Any]) -> None:
 def _copy(url: str, target: IO[bytes], folder: str, kind: str) -> str:
     """Return the digest of what was copied."""
     seen = hashlib.new(kind)
-    with urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "lepton"}), timeout=ANSWER_SECONDS) as answer:
+    with open_url(url, timeout=ANSWER_SECONDS, http_agent="lepton") as answer:
         length = int(answer.headers.get("Content-Length") or 0)
         room = os.statvfs(folder)
         if length > room.f_bavail * room.f_frsize:

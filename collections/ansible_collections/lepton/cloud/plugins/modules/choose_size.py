@@ -18,7 +18,7 @@ description:
   - Where a Prometheus is named, what it knows of the CPUs counts, over a longer time. Memory is always what the guest itself said.
 extends_documentation_fragment:
   - lepton.cloud.attributes
-  - lepton.cloud.attributes.info
+  - lepton.cloud.attributes.info_module
 options:
   usage:
     description:

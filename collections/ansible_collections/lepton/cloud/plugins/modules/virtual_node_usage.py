@@ -17,7 +17,7 @@ description:
     guest itself says by the driver of its balloon.
 extends_documentation_fragment:
   - lepton.cloud.attributes
-  - lepton.cloud.attributes.info
+  - lepton.cloud.attributes.info_module
   - lepton.cloud.host
 options:
   name:
