@@ -8,9 +8,12 @@ demo:  ## A Slack workspace, a hypervisor and the bot, to try; SCRIPT=1 plays th
 demo-clean:  ## End and remove everything that the demo made
 	@.venv/bin/lepton sandbox --clean
 
+# The linters keep a core busy while the tests wait for guests to boot, so they run beside them, and are shown at the end.
 test:  ## Everything that can run here, against real components
 	@tools/setup test
-	@.venv/bin/pytest -m "not kubernetes and not xen and not cloud_init" $(ARGS)
+	@nice -n 19 .venv/bin/pytest -m checks $(ARGS) >.cache/checks.log 2>&1 & checks=$$!; \
+	.venv/bin/pytest -m "not checks and not kubernetes and not xen and not cloud_init" $(ARGS); result=$$?; \
+	wait $$checks || result=$$?; cat .cache/checks.log; exit $$result
 
 test-kubernetes:  ## Deployments, on a control plane that is built once; ten minutes for that, and as many for the tests
 	@tools/setup test

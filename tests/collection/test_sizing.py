@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -100,10 +99,8 @@ def test_a_node_is_sized_by_what_its_host_sees_and_by_what_prometheus_knows(flee
     done = fleet.run("node/resize", "-e", f"lepton_prometheus={prometheus}", node="fit-1", auto=True, max_vcpus=3)
     assert done.returncode == 0, done.stdout
     assert host.virsh("vcpucount", "fit-1", "--live", "--current") == "3"
-    # Of its memory nearly nothing is used, so most of it is given back, at once.
-    memory = re.search(r"Used memory: +(\d+) KiB", host.virsh("dominfo", "fit-1"))
-    assert memory is not None
-    assert 128 << 10 <= int(memory[1]) < 320 << 10
+    # Of its memory nearly nothing is used, so most of it is given back, at once; libvirt's own record of that is up to a second late.
+    eventually(lambda: 128 << 10 <= int(host.virsh("dominfo", "fit-1").partition("Used memory:")[2].split()[0]) < 320 << 10, 10)
     gone = fleet.run("node/resize", "-e", "lepton_prometheus=http://127.0.0.1:9", node="fit-1", auto=True)
     assert "Prometheus at http://127.0.0.1:9 does not tell what it uses" in gone.stdout
     usage = host.module("virtual_node_usage", name="fit-1", seconds=3)

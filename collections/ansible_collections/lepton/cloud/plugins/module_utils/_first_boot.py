@@ -52,7 +52,8 @@ def user_data(wanted: Mapping[str, Any]) -> str:
         "shell": "/bin/bash",
     }
     files = [{"path": file["path"], "content": file["content"], "permissions": file["mode"]} for file in wanted.get("files") or ()]
-    told: dict[str, Any] = {"users": [user], "ssh_pwauth": False, "disable_root": True}
+    # Its own name resolves without a DNS, which sudo asks for each time.
+    told: dict[str, Any] = {"users": [user], "ssh_pwauth": False, "disable_root": True, "manage_etc_hosts": "localhost"}
     if wanted.get("packages"):
         told.update(package_update=True, packages=list(wanted["packages"]))
     if files:
