@@ -55,7 +55,7 @@ def test_a_paravirtual_guest_of_xen_has_nothing_of_qemu() -> None:
     xml = render(Boot("guest", 1 << 30, "bridge:xenbr0", ()), DIRECT, "xen")
     assert "qemu" not in xml.replace("qcow2", "")
     assert "virtio" not in xml
-    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "cache": None, "console": None, "seed": None, "type": "xen"}
+    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "disks": 1, "format": None, "cache": None, "console": None, "seed": None, "type": "xen"}
     assert read_size(xml) == SIZE
 
 
@@ -72,7 +72,7 @@ def test_round_trip(boot: Boot) -> None:
     xml = render(boot)
     assert read_boot(xml) == boot
     assert read_size(xml) == SIZE
-    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "cache": None, "console": "/d/web-1.log", "seed": None, "type": "qemu"}
+    assert read_paths(xml) == {"disk": "/d/web-1.qcow2", "disks": 1, "format": "qcow2", "cache": None, "console": "/d/web-1.log", "seed": None, "type": "qemu"}
 
 
 def test_resizing_touches_nothing_else() -> None:

@@ -157,6 +157,9 @@ def test_a_node_of_an_image_from_elsewhere_has_a_disk_upon_it_and_a_seed(hypervi
     wrong = host.node("seed-1", **{**wish, "image_checksum": digest(b"")})
     assert "is not what was asked for" in wrong["msg"]
     assert "seed-1" not in host.virsh("list", "--all", "--name")
+    small = host.node("seed-1", **{**wish, "disk": "4MiB"})
+    assert "a disk of 4MiB is smaller than the image fetched, which needs 8MiB" in small["msg"]
+    (images / "fetched.qcow2").unlink()
     planned = host.node("seed-1", check=True, **wish)
     assert planned["steps"] == ["fetch_image", "define", "create_disk", "write_seed", "finish"]
     assert not (images / "fetched.qcow2").exists()
@@ -169,6 +172,20 @@ def test_a_node_of_an_image_from_elsewhere_has_a_disk_upon_it_and_a_seed(hypervi
     assert (disks / "seed-1.seed.iso").exists()
     alone = host.node("seed-1", state="running", wait_address=True)
     assert "is on network user, where no other machine has an address for it" in alone["msg"]
+    host.virsh("destroy", "seed-1")  # there is nobody in it to press the button for
+    # Another name for the node is one for its seed, and somebody's CD-ROM is not its seed.
+    renamed = host.module("virtual_node_identity", name="seed-1", new_name="seed-2")
+    assert renamed["changed"], renamed
+    assert str(disks / "seed-2.seed.iso") in host.virsh("domblklist", "seed-2")
+    assert not (disks / "seed-1.seed.iso").exists()
+    assert host.node("seed-1", **wish)["changed"]
     assert host.node("seed-1", state="absent")["changed"]
+    assert (disks / "seed-2.seed.iso").exists()
+    (disks / "netinst.iso").write_bytes(b"")
+    host.virsh("change-media", "seed-2", "sda", str(disks / "netinst.iso"), "--update", "--config")
+    assert host.node("seed-2", state="absent")["changed"]
+    assert (disks / "netinst.iso").exists()
+    (disks / "netinst.iso").unlink()
+    (disks / "seed-2.seed.iso").unlink()
     assert [path.name for path in disks.glob("seed-1*")] == []
     (images / "fetched.qcow2").unlink()

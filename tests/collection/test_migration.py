@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from ansible_collections.lepton.cloud.plugins.module_utils._migration import BROKEN, cpu_needed
+from ansible_collections.lepton.cloud.plugins.module_utils._migration import BROKEN, _ask, cpu_needed
+from ansible_collections.lepton.cloud.plugins.module_utils._node import NodeError
 from ansible_collections.lepton.cloud.plugins.module_utils._progress import SAID
 from tests.collection.test_moving import answer, node, plan
 from tests.conftest import eventually
 from tests.machines import Two, two_machines
 
 MIB = 1 << 20
-THERE = {"uri": "qemu+tcp://kvm2/system", "image_dir": "/i", "disk_dir": "/d"}
+THERE = {"uri": "qemu+tcp://kvm2/system", "image_dir": "/i", "disk_dir": "/d", "cpu_overcommit": 2.0, "memory_reserve": "1GiB"}
 
 
 def test_a_node_that_runs_is_migrated_where_that_is_asked_for() -> None:
@@ -26,7 +27,7 @@ def test_a_node_that_runs_is_migrated_where_that_is_asked_for() -> None:
     assert (step["host"], step["module"], step["before"], step["after"]) == (
         "a", "lepton.cloud.virtual_node_migration", {"state": "running"}, {"state": "absent"},
     )  # fmt: skip
-    assert step["args"] == {"name": "n1", "target_uri": THERE["uri"], "target_image_dir": "/i", "target_disk_dir": "/d", "live": True}
+    assert step["args"] == {"name": "n1", "live": True, **{f"target_{option}": value for option, value in THERE.items()}}
     assert plan("node.move", hosts, {}, node="n1", mode="suspended")[0]["args"]["live"] is False
     assert [step["module"].rpartition(".")[2] for step in plan("node.move", hosts, node="n2", mode="live")][:2] == [
         "virtual_node_backup",
@@ -59,6 +60,42 @@ def test_what_a_broken_kernel_prints_is_known(printed: str, broken: bool) -> Non
     assert bool(BROKEN.search(printed)) == broken
 
 
+class Broken:
+    """Stands for a host whose guest has printed something, and says nothing of its memory."""
+
+    uri, name = "qemu+tcp://kvm2/system", "web-1"
+
+    def __init__(self, printed: bytes) -> None:
+        self.printed, self.files = printed, self
+
+    def domain(self, _name: str) -> Broken:
+        return self
+
+    def console_path(self, _name: str) -> str:
+        return "/d/web-1.console.log"
+
+    def read(self, _path: str, _limit: int) -> bytes:
+        return self.printed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "broken"),
+    [
+        (b"", b"Kernel panic - not syncing", True),
+        (b"login: ", b"boot\r\nlogin: Oops: 0002", True),
+        (b"Oops: 0002 was yesterday\r\n", b"boot\r\nOops: 0002 was yesterday\r\nlogin: ", False),
+        (b"", b"login: ", False),
+    ],
+)
+def test_a_guest_that_arrives_broken_is_told_from_one_that_was(before: bytes, after: bytes, broken: bool) -> None:
+    host: Any = Broken(after)
+    if not broken:
+        _ask(host, "web-1", "", before, "")
+        return
+    with pytest.raises(NodeError, match=r"libvirt says that went well, but its kernel printed: .* the old disk is kept"):
+        _ask(host, "web-1", "", before, "the old disk is kept")
+
+
 @pytest.fixture(scope="module")
 def two() -> Iterator[Two]:
     with two_machines() as machines:
@@ -68,8 +105,18 @@ def two() -> Iterator[Two]:
 @pytest.fixture
 def two_with_node(two: Two) -> Iterator[Two]:
     """A running node on the first host, with something on its disk."""
+    # Its disk builds upon its image's, which the other host does not have.
+    for host in (two.first, two.second):
+        image = host.folder / "images/based"
+        if not image.exists():
+            image.mkdir()
+            for file in (host.folder / "images/guest").iterdir():
+                (image / file.name).symlink_to(file)
+    base = two.first.folder / "images/based/disk.qcow2"
+    if not base.exists():
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "16M"], check=True)
     size = {"vcpus": 1, "memory": "96MiB", "disk": "32MiB", "virtualization": "emulation"}
-    made = two.first.module("virtual_node", name="mig-1", state="running", image="guest", forward_ports=["8090:80"], **size)
+    made = two.first.module("virtual_node", name="mig-1", state="running", image="based", forward_ports=["8090:80"], first_boot={}, **size)
     assert made["changed"], made
     eventually(lambda: two.first.asks("status"), 90)
     assert two.first.asks("disk?kept") == "kept"
@@ -87,6 +134,7 @@ def test_a_node_goes_live_with_its_disk_and_its_guest_works_on(two_with_node: Tw
     planned = two.play("node/move", "--check", "-e", "node=mig-1", "-e", "mode=live")
     assert planned.returncode == 0, planned.stdout
     assert (two.running(), two.files(two.second)) == (["kvm1"], [])
+    assert "mig-1.seed.iso" in two.files(two.first)
     moved = two.play("node/move", "-e", "node=mig-1", "-e", "mode=live")
     assert moved.returncode == 0, moved.stdout
     assert SAID in moved.stdout  # how far it is
@@ -95,9 +143,14 @@ def test_a_node_goes_live_with_its_disk_and_its_guest_works_on(two_with_node: Tw
     assert json.loads(two.second.asks("status"))["boot_id"] == boot
     assert two.files(two.first) == []
     assert two.files(two.second) == ["mig-1.console.log", "mig-1.qcow2"]
+    assert "seed.iso" not in two.second.virsh("dumpxml", "mig-1")
+    stranger = two.first.folder / "disks/mig-1.qcow2"
+    stranger.write_text("somebody's")
     assert "mig-1" not in two.first.virsh("list", "--all", "--name")
     again = two.first.module("virtual_node_migration", name="mig-1", target_uri="qemu+tcp://kvm2/system", target_disk_dir=two.second.options["disk_dir"])
     assert again["changed"] is False, again
+    assert stranger.read_text() == "somebody's"
+    stranger.unlink()
     back = two.play("host/drain", "-e", "host=kvm2", "-e", "mode=suspended")
     assert back.returncode == 0, back.stdout
     assert (two.running(), two.first.asks("disk")) == (["kvm1"], "kept")

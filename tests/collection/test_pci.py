@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.lepton.cloud.plugins.module_utils._node import NodeError
-from ansible_collections.lepton.cloud.plugins.module_utils._pci import Device, choose_devices, read_cpuset, read_devices, unusable
+from ansible_collections.lepton.cloud.plugins.module_utils._pci import Device, choose_devices, gpus_of, read_cpuset, read_devices, unusable
 from tests.collection.test_moving import answer, node, plan
 from tests.collection.test_virtual_node import Host
 
@@ -77,6 +77,7 @@ def test_what_is_asked_for_is_chosen(devices: list[Device], words: list[str], ta
     [
         (["nvidia-gpu:4"], {}, "3 of nvidia-gpu are free on this host, and 4 are needed"),
         (["amd-gpu"], {}, "0000:86:00.0: 0000:87:00.0, which shares its IOMMU group, is used by the host (ixgbe)"),
+        (["0000:87:00.0"], {}, "it is used by the host (ixgbe): unbind it first"),
         (["0000:03:00.0"], {}, "it shows the host's own console"),
         (["0000:00:01.0"], {}, "it is a bridge"),
         (["0000:17:00.0"], {"0000:17:00.0": "web-1"}, "it is of node web-1"),
@@ -90,6 +91,10 @@ def test_what_is_asked_for_is_chosen(devices: list[Device], words: list[str], ta
 def test_what_cannot_be_had_is_said_with_its_reason(devices: list[Device], words: list[str], taken: dict[str, str], why: str) -> None:
     with pytest.raises(NodeError, match=re.escape(why)):
         choose_devices(words, devices, taken)
+
+
+def test_gpus_are_counted_for_the_choice_of_a_host() -> None:
+    assert gpus_of(["nvidia-gpu:2", "gpu", "0000:17:00.0"]) == 3
 
 
 def test_without_an_iommu_nothing_can_be_passed_through(tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def test_a_size_that_waits_for_the_next_start_is_the_size_of_the_new_one() -> No
     assert (remove["before"]["vcpus"], make["args"]["vcpus"], make["args"]["memory"]) == (1, 1, "64MiB")
 
 
+def test_what_a_node_was_told_at_its_first_boot_it_is_told_again() -> None:
+    answers = {"hypervisors": {"h": {**ANSWERS["h2"], "nodes": [{**NODE, "first_boot": True}]}}}
+    with pytest.raises(StepError, match=r"web-1 is not removed: .* set lepton_first_boot of it"):
+        make_plan("node.rebuild", {"node": "web-1", "image": None}, answers, {"first_boot": False})
+    steps = make_plan("node.rebuild", {"node": "web-1", "image": None}, answers, {"first_boot": True})["steps"]
+    assert steps[1]["args"]["first_boot"] == "declared"  # and nothing of what it holds
+
+
 @pytest.mark.parametrize(
     ("operation", "arguments", "answers", "reason"),
     [

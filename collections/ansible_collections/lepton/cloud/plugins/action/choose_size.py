@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlencode
 
@@ -58,9 +59,9 @@ def _asked(address: str, node: str, minutes: int) -> list[float]:
     query = urlencode({"query": USED % json.dumps(node), "start": now - 60 * minutes, "end": now, "step": STEP_SECONDS})
     try:
         answer = json.loads(open_url("%s/api/v1/query_range?%s" % (address.rstrip("/"), query), timeout=ANSWER_SECONDS, follow_redirects="none").read())
-        series = answer["data"]["result"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        series = [[float(value) for _when, value in each["values"]] for each in answer["data"]["result"]]
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         raise NodeError("Prometheus at %s does not tell what it uses: %s" % (address, error)) from error
     if len(series) > 1:
         raise NodeError("Prometheus at %s knows %d nodes of that name: which is meant cannot be told" % (address, len(series)))
-    return [float(value) for _when, value in series[0]["values"]] if series else []
+    return series[0] if series else []

@@ -11,7 +11,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._fleet import WHOLE, Request
+from ..module_utils._node import NodeError
 from ..module_utils._packing import POLICIES
+from ..module_utils._pci import gpus_of
 from ..module_utils._placement import PlacementError, place, place_container
 from ..module_utils._units import parse_size
 from ..plugin_utils._answers import answers_of
@@ -23,7 +25,7 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
     _requires_connection = False
     _VALID_ARGS = frozenset(
-        ("node", "container", "image", "vcpus", "cpus", "memory", "gpus", "host", "group", "answers", "host_labels", "near", "apart", "policy")
+        ("node", "container", "image", "vcpus", "cpus", "memory", "devices", "host", "group", "answers", "host_labels", "near", "apart", "policy")
     )
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -40,7 +42,7 @@ class ActionModule(ActionBase):
                 labels = {name: _labels(hostvars[name].get("lepton_labels")) for name in answers}
                 words = [str(pair).partition("=") for pair in args.get("host_labels") or ()]
                 request = Request(
-                    cpus=int(args["vcpus"]) * WHOLE, memory=memory, gpus=int(args.get("gpus") or 0),
+                    cpus=int(args["vcpus"]) * WHOLE, memory=memory, gpus=gpus_of([str(word) for word in args.get("devices") or ()]),
                     labels=tuple((name, value) for name, _equals, value in words),
                     near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())),
                 )  # fmt: skip
@@ -48,7 +50,7 @@ class ActionModule(ActionBase):
                 if policy not in POLICIES:
                     raise PlacementError("there is no policy %s: expected one of %s" % (ascii(policy[:40]), ", ".join(POLICIES)))
                 host, why = place(args["node"], request, host=wanted, answers=answers, labels=labels, policy=policy)
-        except PlacementError as error:
+        except (PlacementError, NodeError) as error:
             raise AnsibleActionFail(str(error)) from error
         result.update(changed=False, host=host, why=why)
         return result

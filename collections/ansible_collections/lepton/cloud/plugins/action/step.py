@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._steps import NOTHING, StepError, due, field_name, noted, options_of, unmet
+from ..module_utils._steps import DECLARED, NOTHING, StepError, due, field_name, noted, options_of, unmet
 
 
 class ActionModule(ActionBase):
@@ -74,6 +74,10 @@ class ActionModule(ActionBase):
             if missing:
                 return {"failed": True, "msg": "lepton_secrets of %s has no %s" % (step["host"], ", ".join(missing))}
             args["secrets"] = {name: known[name] for name in args["secrets"]}
+        if args.get("first_boot") == DECLARED:
+            args["first_boot"] = variables["hostvars"][step["host"]].get("lepton_first_boot") or None
+            if args["first_boot"] is None:
+                return {"failed": True, "msg": "%s has no lepton_first_boot, and the node was to be told what that says" % step["host"]}
         task = self._task
         before = task.action, task.args, task.check_mode
         task.action, task.args, task.check_mode = step["module"], args, check  # what the module's own action plugin goes by

@@ -47,6 +47,9 @@ class Backup:
     uuid: str
     sha256: str = ""
     size: int = 0
+    devices: tuple[str, ...] = ()
+    cpuset: str = ""
+    hugepages: bool = False
 
     @property
     def node_size(self) -> Size:
@@ -54,7 +57,7 @@ class Backup:
 
     @property
     def boot(self) -> Boot:
-        return Boot(self.image, self.disk, self.network, self.forward_ports, self.labels)
+        return Boot(self.image, self.disk, self.network, self.forward_ports, self.labels, self.devices, self.cpuset, self.hugepages)
 
 
 def described(identity: str, node: str, size: Size, boot: Boot, **rest: Any) -> Backup:
@@ -71,6 +74,9 @@ def described(identity: str, node: str, size: Size, boot: Boot, **rest: Any) -> 
         network=boot.network,
         forward_ports=boot.forward_ports,
         labels=boot.labels,
+        devices=boot.devices,
+        cpuset=boot.cpuset,
+        hugepages=boot.hugepages,
         **rest,
     )
 
@@ -87,6 +93,7 @@ def read(text: str, where: str) -> Backup:
         if raw.pop("version") != VERSION:
             raise ValueError("it is of another version")
         raw["forward_ports"] = tuple(map(str, raw["forward_ports"]))
+        raw["devices"] = tuple(map(str, raw.get("devices", ())))
         raw["labels"] = tuple((str(name), str(value)) for name, value in raw["labels"])
         found = Backup(**raw)
         check_name(found.node)

@@ -41,6 +41,8 @@ def node_of(host: Host, name: str) -> Node:
 
 def local_files(host: Host) -> LocalFiles:
     """Return the files of a host that is this machine, or raise NodeError."""
+    if host.xen:
+        raise NodeError("there are no backups on Xen: its disks are raw, and libvirt's driver for it has no backup jobs")
     if not isinstance(host.files, LocalFiles):
         raise NodeError("backups are written and read by the host itself: reach it by ssh, and not by a libvirt URI of another machine")
     return host.files
@@ -64,7 +66,7 @@ def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: f
         partial = store.begin(identity)
         checkpoint, consistency = None, "stopped"
         if node.disk_path is not None and node.live is None:
-            local_files(host).flatten(node.disk_path, os.path.join(partial, DISK))
+            local_files(host).flatten(node.disk_path, os.path.join(partial, DISK), host.disk_format(node.name))
         elif node.disk_path is not None:
             # libvirt has either snapshots of a domain or checkpoints.
             checkpoint = None if host.domain(node.name).listAllSnapshots() else MARK + identity
@@ -187,9 +189,12 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
     files = local_files(host)
     disk, boot = host.disk_path(name), backup.boot
     direct_boot = host.direct_boot(boot.image, needed=not backup.sha256)
+    pci, cpus = host.choose_devices(boot), host.pinned(boot)
     if os.path.exists(disk):
         raise NodeError("%s exists although no node uses it: move it away or delete it" % disk)
     kind = host.kind(virtualization, warnings)
+    if pci and kind != "kvm":
+        raise NodeError("%s has devices of its host, which needs hardware virtualisation, and that does not work on this one" % name)
     files.make_folder(host.disk_dir)
     partial = disk + ".partial"
     try:
@@ -199,7 +204,7 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
         made = replace(boot, labels=tuple(sorted({**dict(boot.labels), **labels}.items())))
         xml = render_domain(
             name, backup.node_size, made, virtualization=kind, disk_path=disk, console_path=host.console_path(name), direct_boot=direct_boot,
-            has_disk=bool(backup.sha256),
+            has_disk=bool(backup.sha256), pci=pci, cpus=cpus,
         )  # fmt: skip
         host.connection.defineXML(xml)
         host.finish(name)

@@ -197,6 +197,18 @@ def moved(xml: str, paths: Mapping[str, str]) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
+def departing(xml: str, seed: str, *, whole: bool) -> str:
+    """Return the same domain as it is on another host: without what was read at its first boot, and of a disk that is copied `whole` without its image."""
+    domain = ET.fromstring(xml)
+    for disk in domain.iterfind("devices/disk"):
+        source, backing = disk.find("source"), disk.find("backingStore")
+        if source is not None and disk.get("device") == "cdrom" and source.get("file") == seed:
+            disk.remove(source)
+        if backing is not None and whole:
+            disk.remove(backing)
+    return ET.tostring(domain, encoding="unicode")
+
+
 def read_kernel(xml: str) -> dict[str, str]:
     """Return the files that a domain boots from in place of its disk: kernel and initrd, {} where it boots from its disk."""
     domain = ET.fromstring(xml)
@@ -269,7 +281,10 @@ def resized(xml: str, size: Size) -> str:
 
 
 def read_paths(xml: str) -> dict[str, Any]:
-    """Return `disk` (the first disk's file), its `cache` mode, `console` (its log), `seed` (a CD-ROM), `type` (kvm or qemu), each None where there is none."""
+    """Return `disk` (the first disk's file), its `cache` mode, `console` (its log), `seed` (a CD-ROM), `type` (kvm or qemu), each None where there is none.
+
+    `disks` is how many it has, and `format` what is in the first one's file.
+    """
     domain = ET.fromstring(xml)
     disk = domain.find("devices/disk[@device='disk']/source")
     driver = domain.find("devices/disk[@device='disk']/driver")
@@ -277,6 +292,8 @@ def read_paths(xml: str) -> dict[str, Any]:
     seed = domain.find("devices/disk[@device='cdrom']/source")
     return {
         "disk": disk.get("file") if disk is not None else None,
+        "disks": len(domain.findall("devices/disk[@device='disk']")),
+        "format": driver.get("type") if driver is not None else None,
         "cache": driver.get("cache") if driver is not None else None,
         "console": log.get("file") if log is not None else None,
         "seed": seed.get("file") if seed is not None else None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import urllib.parse
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -47,9 +46,9 @@ def fetch(source: Source, path: str, check: Callable[[str], Any]) -> None:
     kind, _colon, digest = source.checksum.partition(":")
     folder = os.path.dirname(path)
     os.makedirs(folder, mode=0o711, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=".fetching-")
+    partial = os.path.join(folder, ".fetching-" + os.path.basename(path))  # one name, so that what a killed fetch left is written over
     try:
-        with os.fdopen(handle, "wb") as target:
+        with open(partial, "wb") as target:
             seen = _copy(source.url, target, folder, kind)
         if seen != digest:
             raise NodeError("%s is not what was asked for: its %s is %s, not %s. Nothing of it is kept" % (source.url, kind, seen, digest))

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import uuid
 from typing import Any, Mapping
 
@@ -66,7 +65,10 @@ def write_seed(run: Run, path: str, name: str, wanted: Mapping[str, Any]) -> Non
     tool = next((tool for tool in ISO_TOOLS if shutil.which(tool)), None)
     if tool is None:
         raise NodeError("what a node is told at its first boot is written by one of %s, and this host has none: install genisoimage" % ", ".join(ISO_TOOLS))
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path), prefix=".seed-") as folder:
+    folder = os.path.join(os.path.dirname(path), ".seed-" + name)
+    shutil.rmtree(folder, ignore_errors=True)  # of a try that was killed
+    os.mkdir(folder, 0o700)
+    try:
         for file, text in (
             ("user-data", user_data(wanted)),
             ("meta-data", json.dumps({"instance-id": str(uuid.uuid4()), "local-hostname": name}) + "\n"),
@@ -81,3 +83,5 @@ def write_seed(run: Run, path: str, name: str, wanted: Mapping[str, Any]) -> Non
         if code:
             raise NodeError("%s could not write what the node is told at its first boot: %s" % (tool, trouble.strip()[-300:]))
         os.replace(seed, path)
+    finally:
+        shutil.rmtree(folder)

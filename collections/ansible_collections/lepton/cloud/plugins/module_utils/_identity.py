@@ -64,6 +64,7 @@ def rename(host: Host, name: str, new_name: str) -> None:
         forget_checkpoints(domain)
         domain.rename(new_name)
     pairs = {host.disk_path(name): host.disk_path(new_name), host.console_path(name): host.console_path(new_name)}
+    pairs[host.seed_path(name)] = host.seed_path(new_name)
     xml = host.domain(new_name).XMLDesc(_libvirt.libvirt.VIR_DOMAIN_XML_INACTIVE | _libvirt.libvirt.VIR_DOMAIN_XML_SECURE)
     for old, new in pairs.items():
         if os.path.exists(old) and not os.path.exists(new):

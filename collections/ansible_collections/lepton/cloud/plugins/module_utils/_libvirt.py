@@ -93,7 +93,10 @@ class Host:
         domain = self._domain(name)
         if domain is None:
             return None
-        stats = dict(self._stats([domain])[0][1])
+        found = self._stats([domain])
+        if not found:  # it has just vanished
+            return None
+        stats = dict(found[0][1])
         if "balloon.current" in stats and stats["state.state"] != libvirt.VIR_DOMAIN_SHUTOFF:
             # The figure among the others is of the last event, up to a second old.
             stats["balloon.current"] = self._balloon(domain, stats["balloon.current"])
@@ -243,6 +246,7 @@ class Host:
             virtualization=paths["type"],
             unfinished=read_unfinished(config_xml),
             devices=read_hostdevs(config_xml),
+            seeded=paths["seed"] is not None and paths["seed"] == self.seed_path(domain.name()),
             disk_path=paths["disk"],
             paused=stats["state.state"] == libvirt.VIR_DOMAIN_PAUSED,
             saved=saved,
@@ -336,6 +340,10 @@ class Host:
             raise NodeError("%s is gone from this host" % name)
         return domain
 
+    def disk_format(self, name: str) -> str:
+        """Return what is in the file of a node's disk, by its description."""
+        return self._config_paths(self.domain(name))["format"] or "raw"
+
     def disk_path(self, name: str) -> str:
         return os.path.join(self.disk_dir, name + (".raw" if self.xen else ".qcow2"))  # Xen reads raw disks without a QEMU of its own
 
@@ -400,9 +408,13 @@ class Host:
             smallest = self.files.qcow2_size(disk_image)
             if wanted and wanted < smallest:
                 raise NodeError("a disk of %s is smaller than the image %s, which needs %s" % (format_size(wanted), boot.image, format_size(smallest)))
+        self.check_host(boot)
+
+    def check_host(self, boot: Boot) -> None:
+        """Raise NodeError when this host lacks devices, CPUs or room for a node, whatever its image."""
         self.choose_devices(boot)
         self.pinned(boot)
-        free = self.files.free(self.disk_dir)
+        wanted, free = boot.disk or 0, self.files.free(self.disk_dir)
         if free is not None and wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
 
@@ -524,7 +536,9 @@ class Host:
         # While a creation is unfinished, a file under the disk's name may be somebody else's.
         if disk and (not creating or self.files.is_own(disk)):
             self.files.delete(disk, self.disk_dir)
-        for path in (disk and disk + ".partial", paths["console"], paths["seed"]):
+        # Another CD-ROM may be somebody's who put it there.
+        seed = paths["seed"] if paths["seed"] == self.seed_path(domain.name()) else None
+        for path in (disk and disk + ".partial", paths["console"], seed):
             if path:
                 self.files.delete(path, self.disk_dir)
 

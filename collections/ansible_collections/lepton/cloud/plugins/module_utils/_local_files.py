@@ -91,9 +91,9 @@ class LocalFiles:
         with open(path, "ab") as disk:
             disk.truncate(max(size or 0, disk.tell()))
 
-    def flatten(self, path: str, target: str) -> None:
-        """Write all that a disk holds, with what it builds upon, into a file of its own."""
-        self._image_tool(["convert", "-O", "qcow2", path, target])
+    def flatten(self, path: str, target: str, kind: str | None = None) -> None:
+        """Write all that a disk of a `kind` holds, with what it builds upon, into a file of its own. What is in it is never guessed: a guest may write that."""
+        self._image_tool(["convert", *(["-f", kind] if kind else []), "-O", "qcow2", path, target])
 
     def join(self, files: Sequence[str], target: str) -> None:
         """Write one disk of a full one and what has changed since, each on top of the one before. The files themselves stay as they are."""

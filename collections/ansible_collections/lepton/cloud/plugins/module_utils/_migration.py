@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterator
 
 from . import _libvirt
-from ._domain_xml import moved, read_kernel, read_paths
+from ._domain_xml import departing, moved, read_kernel, read_paths
 from ._libvirt import Host
 from ._node import Node, NodeError, check_fits, given
 from ._units import format_size
@@ -66,6 +66,8 @@ def plan_migration(host: Host, target: Host, node: Node) -> Journey:
     xml = domain.XMLDesc()
     _check_cpu(xml, host, target)
     found = read_paths(xml)
+    if found["disks"] > 1:
+        raise NodeError("%s has %d disks, and only nodes with one are migrated" % (name, found["disks"]))
     paths = {}
     if found["console"]:
         paths[found["console"]] = target.console_path(name)
@@ -99,29 +101,22 @@ def migrate(host: Host, target: Host, node: Node, journey: Journey, *, live: boo
     domain, name = host.domain(node.name), node.name
     heard = _hears(domain)
     printed = target.files.read(target.console_path(name), TAIL_BYTES)
-    path = target.disk_path(name)
+    path, made = target.disk_path(name), False
     try:
         target.files.make_folder(target.disk_dir)
         if journey.disk:
             target.files.make_disk(path, None, journey.disk_size)
-        _run(domain, target.uri, _parameters(domain, journey), _flags(live=live, journey=journey), wait_seconds, say)
+            made = True
+        _run(domain, target.uri, _parameters(domain, host.seed_path(name), journey), _flags(live=live, journey=journey), wait_seconds, say)
     except (_libvirt.libvirt.libvirtError, OSError, NodeError) as error:
-        raise NodeError("%s was not migrated: %s. %s" % (name, error, _after_failure(host, target, name, journey))) from error
+        raise NodeError("%s was not migrated: %s. %s" % (name, error, _after_failure(host, target, name, made=made))) from error
     if journey.disk:
         target.files.delete(path + ".partial", target.disk_dir)  # which said that the disk is ours while it was being made
     _ask(target, name, heard, printed, "%s, as it was when it left, is kept" % journey.disk if journey.disk else "")
-    forget(host, target, name)
+    # Only what this journey has made superfluous: of a disk that both hosts see there is no copy.
+    for old in (host.seed_path(name), *((journey.disk, host.console_path(name)) if journey.disk else ())):
+        host.files.delete(old, host.disk_dir)
     return heard
-
-
-def forget(host: Host, target: Host, name: str) -> None:
-    """Delete what is left of a node that runs on another host: its console's log, and its disk where the other host has one of its own."""
-    if host.node(name) is not None:
-        return
-    with _seen_by(target, host.disk_dir, target.disk_dir) as shared:
-        if not shared:
-            for path in (host.disk_path(name), host.console_path(name)):
-                host.files.delete(path, host.disk_dir)
 
 
 def _host_id(host: Host) -> str | None:
@@ -176,12 +171,16 @@ def _flags(*, live: bool, journey: Journey) -> int:
     return int(flags)
 
 
-def _parameters(domain: Any, journey: Journey) -> dict[str, Any]:
+def _parameters(domain: Any, seed: str, journey: Journey) -> dict[str, Any]:
     libvirt = _libvirt.libvirt
     full = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE
+
+    def there(xml: str) -> str:
+        return moved(departing(xml, seed, whole=journey.disk is not None), journey.paths)
+
     return {
-        libvirt.VIR_MIGRATE_PARAM_DEST_XML: moved(domain.XMLDesc(full), journey.paths),
-        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: moved(domain.XMLDesc(full | libvirt.VIR_DOMAIN_XML_INACTIVE), journey.paths),
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: there(domain.XMLDesc(full)),
+        libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: there(domain.XMLDesc(full | libvirt.VIR_DOMAIN_XML_INACTIVE)),
     }
 
 
@@ -220,19 +219,19 @@ def _run(domain: Any, uri: str, parameters: dict[str, Any], flags: int, wait_sec
         raise failures[0]
 
 
-def _after_failure(host: Host, target: Host, name: str, journey: Journey) -> str:
-    """Take back what was made on the other host, and say where the node is."""
+def _after_failure(host: Host, target: Host, name: str, *, made: bool) -> str:
+    """Take back what was made on the other host (`made`: a disk), and say where the node is."""
     libvirt = _libvirt.libvirt
     left = ""
     try:
         there = target.node(name)
-        if there is None and journey.disk:
+        if there is None and made:
             for path in (target.disk_path(name), target.disk_path(name) + ".partial"):
                 target.files.delete(path, target.disk_dir)
         if there is not None:
             left = "; the other host has a domain of that name (%s)" % there.state
     except (libvirt.libvirtError, NodeError):
-        left = "; the other host does not answer, and may have %s" % target.disk_path(name)
+        left = "; the other host does not answer, and may have %s" % (target.disk_path(name) if made else "something of it")
     here = host.node(name)
     if here is not None and here.paused and not left:
         # It was held for the last part of the journey, and the other host does not have it.
@@ -257,7 +256,7 @@ def _ask(target: Host, name: str, heard: str, printed: bytes, kept: str) -> None
     deadline = time.monotonic() + ANSWER_SECONDS
     while True:
         said = target.files.read(target.console_path(name), CONSOLE_BYTES)
-        broken = BROKEN.search(said[said.rfind(printed) + len(printed) if printed in said else 0 :].decode("utf-8", "replace"))
+        broken = BROKEN.search(said[said.rfind(printed) + len(printed) if printed and printed in said else 0 :].decode("utf-8", "replace"))
         if broken:
             break
         try:

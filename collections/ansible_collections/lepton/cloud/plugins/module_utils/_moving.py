@@ -45,7 +45,8 @@ def drain_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[s
         before, after = {"closed": answers[host].get("closed")}, {"closed": "drained: %s" % reason}
         steps.append(a_step("have nothing new on %s" % host, host, "host_placement", {"closed": "drained: %s" % reason}, before, after))
     for node in answers[host]["nodes"]:
-        if SERVICE_LABEL not in (node.get("labels") or {}):
+        # What has devices of its host is a part of it, and stays with it.
+        if SERVICE_LABEL not in (node.get("labels") or {}) and not node.get("devices"):
             target = _target(node, host, None, closed)
             steps += _moved(node, host, target, answers, arguments.get("mode"), declared)
             closed = {**closed, target: _with(closed[target], node)}
@@ -99,6 +100,7 @@ def _migrated(name: str, source: str, target: str, there: Mapping[str, Any], *, 
     if not there["uri"]:
         raise PlacementError("no running node comes to %s: set migration_uri in its lepton_host, where other hosts' libvirt reaches it" % target)
     given = {"name": name, "target_uri": there["uri"], "target_image_dir": there["image_dir"], "target_disk_dir": there["disk_dir"], "live": live}
+    given.update(target_cpu_overcommit=there["cpu_overcommit"], target_memory_reserve=there["memory_reserve"])
     title = "migrate %s to %s%s" % (name, target, "" if live else ", held meanwhile")
     return a_step(title, source, "virtual_node_migration", given, {"state": "running"}, {"state": "absent"}, group=name)
 

@@ -75,6 +75,7 @@ class Node:
     paused: bool = False
     saved: bool = False
     devices: tuple[str, ...] = ()  # addresses of the host's PCI devices that it has
+    seeded: bool = False  # whether there is what it was told at its first boot
 
     @property
     def state(self) -> str:
@@ -234,11 +235,14 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     if missing:
         raise NodeError("there is no node %s, and to create it %s is needed" % (wish.name, " and ".join(missing)))
     image, vcpus, memory = given(wish.image), given(wish.vcpus), given(wish.memory)
+    fixed = bool(wish.devices or wish.hugepages)
+    if fixed and wish.max_memory not in (None, memory):
+        raise NodeError("max_memory: with devices or huge pages all of a node's memory is its own from the start, so it must be its memory")
     size = Size(
         vcpus=vcpus,
         memory=memory,
         max_vcpus=max(vcpus, min(vcpus * HEADROOM, capacity.vcpus)) if wish.max_vcpus is None else wish.max_vcpus,
-        max_memory=max(memory, min(memory * HEADROOM, capacity.memory // MIB * MIB)) if wish.max_memory is None else wish.max_memory,
+        max_memory=max(memory, 0 if fixed else min(memory * HEADROOM, capacity.memory // MIB * MIB)) if wish.max_memory is None else wish.max_memory,
     )
     _check_size(size)
     check_fits(wish.name, size, None, capacity)
@@ -408,6 +412,8 @@ def _reachable_live(wish: Wish, target: Size, node: Node) -> tuple[Size, list[st
 
 def _power(wish: Wish, node: Node, resize: Plan) -> Plan:
     steps, changes, reasons = list(resize.steps), list(resize.changes), resize.restart_reasons
+    if node.unfinished and node.seeded and not wish.told:
+        raise NodeError("the creation of %s was cut short, perhaps before it was told what to be: create it again, or node abandon" % wish.name)
     if node.unfinished:
         steps = [Step("create_disk", node.config, node.boot), *([Step("write_seed")] if wish.told else []), Step("finish"), *steps]
         changes.append(Change("disk", None, node.disk_path))

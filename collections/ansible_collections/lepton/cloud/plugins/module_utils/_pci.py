@@ -18,6 +18,7 @@ ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", re.ASCII)
 KIND = re.compile(r"((?:nvidia-|amd-|intel-)?gpu)(?::([1-9][0-9]?))?", re.ASCII)
 VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 DISPLAY, BRIDGE = "0x03", "0x06"  # what a device's class begins with
+BESIDE_DISPLAY = ("0x0403", "0x0c03", "0x0c80")  # sound, USB and serial buses, as they are on graphics cards
 LET_GO = ("", "vfio-pci")  # drivers that leave a device to nodes
 
 
@@ -76,6 +77,13 @@ def check_words(words: Sequence[str]) -> None:
             raise NodeError("devices: %s is neither an address such as 0000:3b:00.0 nor a kind such as gpu or nvidia-gpu:2" % ascii(word[:60]))
 
 
+def gpus_of(words: Sequence[str]) -> int:
+    """Return how many GPUs are asked for by kind."""
+    check_words(words)
+    found = (KIND.fullmatch(word) for word in words)
+    return sum(int(kind.group(2) or 1) for kind in found if kind)
+
+
 def choose_devices(words: Sequence[str], devices: Sequence[Device], taken: Mapping[str, str]) -> list[str]:
     """Return the addresses of what was asked for, with what shares their IOMMU groups; raise NodeError with the reason of each that will not do.
 
@@ -128,10 +136,16 @@ def unusable(device: Device, devices: Sequence[Device], taken: Mapping[str, str]
             return "%s is of node %s" % (who, taken[other.address])
         if other.console:
             return "%s shows the host's own console" % who
-        # A node may have all of a slot's functions; another slot's device in use is the host's.
-        if other.address.rpartition(".")[0] != device.address.rpartition(".")[0] and other.driver not in LET_GO:
-            return "%s is used by the host (%s)" % (who, other.driver)
+        if other.driver not in LET_GO and not _of_a_display(other, devices):
+            return "%s is used by the host (%s): unbind it first, if the host can do without" % (who, other.driver)
     return ""
+
+
+def _of_a_display(device: Device, devices: Sequence[Device]) -> bool:
+    """Return whether a device is a GPU or a part of its card. A disk's controller or a network card that has a driver is what the host lives on."""
+    slot = device.address.rpartition(".")[0]
+    beside = any(other.kind.startswith(DISPLAY) and other.address.rpartition(".")[0] == slot for other in devices)
+    return device.kind.startswith(DISPLAY) or (beside and device.kind.startswith(BESIDE_DISPLAY))
 
 
 def read_cpuset(text: str, cpus: int) -> list[int]:

@@ -78,8 +78,12 @@ def choose_size(size: Size, vcpus_used: Sequence[Optional[float]], memory_used: 
         return Choice(vcpus, size.memory, (*reasons, "its guest does not say how much memory it uses, so that stays %s" % format_size(size.memory)))
     most_used = int(max(values))
     needed = max(LEAST_MEMORY, -(-int(most_used * (1 + MEMORY_HEADROOM)) // MEMORY_STEP) * MEMORY_STEP)
-    told = "it used at most %s of memory, and %d%% more are %s" % (_shown(most_used), MEMORY_HEADROOM * 100, format_size(needed))
-    if size.memory * MEMORY_GIVES_BACK < needed < size.memory:
+    told = "in %d looks just now its guest used at most %s of memory, and %d%% more are %s" % (
+        len(values), _shown(most_used), MEMORY_HEADROOM * 100, format_size(needed)
+    )  # fmt: skip
+    if needed < size.memory and len(values) < LEAST_SAMPLES:
+        needed, told = size.memory, "%s: it keeps its %s, since %d looks are too few to take any" % (told, format_size(size.memory), len(values))
+    elif size.memory * MEMORY_GIVES_BACK < needed < size.memory:
         needed, told = size.memory, "%s: it keeps its %s, since that is nearly what it has" % (told, format_size(size.memory))
     memory = max(bounds.min_memory, min(bounds.max_memory, needed))
     return Choice(vcpus, memory, (*reasons, told if memory == needed else "%s; its bounds allow %s" % (told, _bounds(bounds))))

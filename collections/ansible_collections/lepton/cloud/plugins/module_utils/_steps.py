@@ -43,6 +43,9 @@ OPTIONS = {
 }
 
 
+DECLARED = "declared"  # of first_boot: as lepton_first_boot of the host has it
+
+
 class StepError(ValueError):
     """A plan that cannot be made, or must not be done; the text says why."""
 
@@ -144,7 +147,7 @@ def unmet(step: Step, diff: Mapping[str, Any]) -> str:
     return ""
 
 
-def rebuild_node(arguments: Mapping[str, Any], asked: Answers, _declared: Mapping[str, Any]) -> list[Step]:
+def rebuild_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[str, Any]) -> list[Step]:
     """Plan to make a node anew from an image, with the name, size, network and host that it has."""
     name, answers = arguments["node"], asked["hypervisors"]
     host = locate(name, answers)
@@ -167,6 +170,12 @@ def rebuild_node(arguments: Mapping[str, Any], asked: Answers, _declared: Mappin
     for field in ("labels", "devices", "cpuset", "hugepages"):
         if node.get(field):
             create[field] = node[field]
+    if node.get("first_boot"):
+        if not declared.get("first_boot"):
+            raise StepError(
+                "%s is not removed: it was told at its first boot who may log in, and nothing could tell it again: set lepton_first_boot of it" % name
+            )
+        create["first_boot"] = DECLARED  # what it holds is nobody's to read in a plan
     return [
         {
             "title": "remove %s with its disk" % name,

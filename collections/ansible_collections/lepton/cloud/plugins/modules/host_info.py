@@ -82,7 +82,7 @@ gpus:
   returned: success
   sample: [{address: "0000:3b:00.0", kind: nvidia-gpu, numa: 0, node: web-1, why: it is of node web-1}]
 migration:
-  description: How nodes come to this host from others while they run, and its folders. V(uri) is null where none do.
+  description: How nodes come to this host from others while they run, with its folders and limits. V(uri) is null where none do.
   type: dict
   returned: success
   sample: {uri: "qemu+tls://kvm1/system", image_dir: /var/lib/lepton/images, disk_dir: /var/lib/lepton/disks}
@@ -103,6 +103,8 @@ from ..module_utils._node import FORWARD, Node
 from ..module_utils._pci import read_devices, unusable
 from ..module_utils._ports import free_ports, listening_ports
 from ..module_utils._results import capacity_result, node_result
+
+MIGRATION = ("uri", "image_dir", "disk_dir", "cpu_overcommit", "memory_reserve")
 
 
 def gpus(host: Host, domains: list[Node]) -> list[dict]:
@@ -135,7 +137,7 @@ def main() -> None:
             disk_free=host.disk_free(),
             closed=closed_host(host.lock_dir),
             gpus=gpus(host, domains),
-            migration={"uri": params["migration_uri"], "image_dir": host.image_dir, "disk_dir": host.disk_dir},
+            migration={option: params["migration_uri" if option == "uri" else option] for option in MIGRATION},
         )
 
 

@@ -47,11 +47,11 @@ options:
     description:
       - Only this host will do.
     type: str
-  gpus:
+  devices:
     description:
-      - How many GPUs a node needs.
-    type: int
-    default: 0
+      - What of its host a node has to itself, as for M(lepton.cloud.virtual_node). The GPUs among that are counted, whatever their make.
+    type: list
+    elements: str
   host_labels:
     description:
       - Labels that a node's host must have, each as NAME=VALUE. Hosts have theirs in the variable C(lepton_labels).

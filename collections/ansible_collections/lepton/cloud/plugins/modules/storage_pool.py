@@ -54,6 +54,8 @@ changes:
   sample: [{field: state, before: absent, after: active, effective: now}]
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._changes import Change, diff_of
@@ -66,7 +68,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(HOST_OPTIONS, name={"type": "str", "required": True}, path={"type": "path", "required": True}), supports_check_mode=True
     )
-    name, path = module.params["name"], module.params["path"]
+    name, path = module.params["name"], os.path.normpath(module.params["path"])
     with connected(module) as host:
         pools = pool_paths(host.connection)
         if name in pools and pools[name].path != path:

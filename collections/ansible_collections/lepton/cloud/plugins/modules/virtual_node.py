@@ -312,7 +312,7 @@ def read_wish(params: dict) -> Wish:
 
 def read_source(params: dict) -> Source | None:
     """Return where the image comes from, None where it is on the host."""
-    return None if params["image_url"] is None else check_source(Source(params["image_url"], params["image_checksum"].lower()))
+    return None if params["image_url"] is None else check_source(Source(params["image_url"], (params["image_checksum"] or "").lower()))
 
 
 def plan_for(host: Host, wish: Wish) -> Plan:
@@ -322,8 +322,8 @@ def plan_for(host: Host, wish: Wish) -> Plan:
         raise NodeError("image_url: a host fetches its images itself: reach it by ssh, and not by a libvirt URI of another machine")
     plan = make_plan(wish, host.node(wish.name), host.capacity())
     for step in plan.steps:
-        if step.action in ("define", "create_disk") and not wish.fetched:
-            host.check_image(given(step.boot))
+        if step.action in ("define", "create_disk"):
+            (host.check_image if not wish.fetched or host.has_image(given(step.boot).image) else host.check_host)(given(step.boot))
     return plan
 
 

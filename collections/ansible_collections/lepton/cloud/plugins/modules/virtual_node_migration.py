@@ -46,6 +46,14 @@ options:
     description:
       - The folder of disks on the other host. As O(disk_dir) where not given.
     type: path
+  target_cpu_overcommit:
+    description:
+      - How many vCPUs the other host may give for each of its CPUs. As O(cpu_overcommit) where not given.
+    type: float
+  target_memory_reserve:
+    description:
+      - Memory that is kept for the other host itself. As O(memory_reserve) where not given.
+    type: str
   live:
     description:
       - Whether the node works on while its memory is copied. With V(false) it is held for that long, which a guest that writes memory all the
@@ -104,7 +112,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._host_lock import host_lock
 from ..module_utils._libvirt import Host
 from ..module_utils._local_files import LocalFiles
-from ..module_utils._migration import forget, migrate, plan_migration
+from ..module_utils._migration import migrate, plan_migration
 from ..module_utils._module import HOST_OPTIONS, connected, opened
 from ..module_utils._node import NodeError, check_name
 from ..module_utils._progress import reporting
@@ -129,8 +137,6 @@ def bring(module: AnsibleModule, host: Host, target: Host) -> dict:
                 heard = migrate(host, target, node, journey, live=module.params["live"], wait_seconds=module.params["wait_seconds"], say=say)
             if not heard:
                 module.warn("%s has neither an agent nor a driver of its balloon: that its guest works on %s is libvirt's word only" % (name, target.uri))
-    elif not module.check_mode:
-        forget(host, target, name)
     arrived = target.node(name)
     changes = [{"field": "state", "before": state, "after": "absent", "effective": "now"}] if node is not None else []
     return {
@@ -151,6 +157,8 @@ def main() -> None:
             target_uri={"type": "str", "required": True},
             target_image_dir={"type": "path"},
             target_disk_dir={"type": "path"},
+            target_cpu_overcommit={"type": "float"},
+            target_memory_reserve={"type": "str"},
             live={"type": "bool", "default": True},
             wait_seconds={"type": "int", "default": 1800},
             progress_pipe={"type": "path"},
@@ -162,8 +170,8 @@ def main() -> None:
         if not isinstance(host.files, LocalFiles):
             raise NodeError("a host brings its nodes elsewhere itself: reach it by ssh, and not by a libvirt URI of another machine")
         lock = nullcontext() if module.check_mode else host_lock(host.lock_dir, "node." + check_name(params["name"]), LOCK_SECONDS)
-        where = {"uri": params["target_uri"], "image_dir": params["target_image_dir"] or params["image_dir"]}
-        with lock, opened(module, dict(params, **where, disk_dir=params["target_disk_dir"] or params["disk_dir"])) as target:
+        given = {option: params["target_" + option] for option in ("uri", "image_dir", "disk_dir", "cpu_overcommit", "memory_reserve")}
+        with lock, opened(module, dict(params, **{option: value for option, value in given.items() if value is not None})) as target:
             answer = bring(module, host, target)
         module.exit_json(**answer)
 
