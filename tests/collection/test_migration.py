@@ -192,6 +192,7 @@ def test_what_cannot_go_stays_as_it_is_and_so_does_what_is_cut_off_on_its_way(tw
     assert two.files(two.second) == ["mig-1.console.log"]
     two.second.module("virtual_node", name="mig-1", state="absent")
 
+    two.first.virsh("migrate-setspeed", "mig-1", "1")  # MiB/s: it is under way for long enough to be cut off
     with ThreadPoolExecutor() as pool:
         going = pool.submit(two.first.module, "virtual_node_migration", **there)
         eventually(lambda: "Outgoing migration" in two.first.virsh("domjobinfo", "mig-1"), 60)
@@ -202,6 +203,7 @@ def test_what_cannot_go_stays_as_it_is_and_so_does_what_is_cut_off_on_its_way(tw
     assert "It is running where it was" in cut["msg"]
     assert two.running() == ["kvm1"]
     assert json.loads(two.first.asks("status"))["boot_id"] == boot
+    two.first.virsh("migrate-setspeed", "mig-1", "1000")
     gone = two.first.module("virtual_node_migration", **there)
     assert gone["changed"], gone
     assert (gone["heard"], two.running(), two.second.asks("disk")) == ("balloon", ["kvm2"], "kept")
