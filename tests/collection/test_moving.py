@@ -82,6 +82,42 @@ def test_a_drain_closes_the_host_first_and_shares_its_nodes_out() -> None:
     assert plan("host.drain", empty, host="a", because="new memory") == []
 
 
+def saved(name: str, host: str, day: int = 1) -> dict[str, Any]:
+    return {"node": name, "id": f"202611{day:02d}T020000Z", "host": host, "vcpus": 1, "memory": "1GiB"}
+
+
+SAVED = [saved("n1", "a"), saved("n1", "a", 2), saved("n2", "a"), saved("n3", "b"), saved("n4", "a"), saved("n4", "b", 2)]
+
+
+def evacuated(answers: dict[str, Any], **arguments: Any) -> list[dict[str, Any]]:
+    return plan("host.evacuate", answers, {**BACKUPS, "saved": SAVED}, **{"host": "a", "is_off": True, **arguments})
+
+
+def test_the_nodes_of_a_lost_host_are_made_of_their_newest_backups() -> None:
+    steps = evacuated({"a": {"msg": "no route"}, "b": answer(node("n3"), free=1), "c": answer(free=1)})
+    assert [step["title"] for step in steps] == ["make n1 of its backup 20261102T020000Z on b", "make n2 of its backup 20261101T020000Z on c"]
+    assert steps[0]["args"] == {"node": "n1", "name": "n1", "directory": "/srv/backups", "backup": "20261102T020000Z", "state": "running"}
+    assert [step["args"]["name"] for step in evacuated({"a": {}, "b": answer()}, nodes=["n2"])] == ["n2"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "arguments", "why"),
+    [
+        ({"a": answer(), "b": answer()}, {}, "a answers, so it is not lost"),
+        ({"a": {}, "b": answer()}, {"is_off": False}, "See that the host is off and stays off"),
+        ({"a": {}, "b": answer(), "c": {}}, {}, "c do not answer either"),
+        ({"b": answer()}, {}, "there is no host a: expected one of b"),
+        ({"a": {}, "b": answer(node("n1"))}, {"nodes": ["n1"]}, "no backup is of n1 on a, or another host has it"),
+        ({"a": {}, "b": answer()}, {"nodes": ["n4"]}, "no backup is of n4 on a"),
+        ({"a": {}, "b": answer(node("n1"), node("n2"))}, {}, "no backup is of a node on a"),
+        ({"a": {}, "b": answer(free=1)}, {}, "b: it has 0B free of 1GiB"),
+    ],
+)
+def test_nothing_is_made_twice_and_nothing_without_a_word(answers: dict[str, Any], arguments: dict[str, Any], why: str) -> None:
+    with pytest.raises(StepError, match=why):
+        evacuated(answers, **arguments)
+
+
 class Fleet:
     """Two hypervisors as two hosts of an inventory."""
 
@@ -99,6 +135,12 @@ class Fleet:
 
         group = {"hosts": {name: host(of) for name, of in self.hosts.items()}, "vars": {"lepton_image": "guest", "lepton_backups": {"directory": backups}}}
         (self.folder / "hosts.yml").write_text(yaml.safe_dump({"hypervisors": group}))
+
+    def lose(self, host: str) -> None:
+        """Have a host answer no more, as one whose power went."""
+        inventory = yaml.safe_load((self.folder / "hosts.yml").read_text())
+        inventory["hypervisors"]["hosts"][host]["lepton_host"]["uri"] = "qemu+unix:///session?socket=/nonexistent"
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
 
     def run(self, playbook: str, *words: str, **arguments: Any) -> subprocess.CompletedProcess[str]:
         command = ["-i", self.folder / "hosts.yml", ROOT / f"playbooks/{playbook}.yml", "-e", json.dumps(arguments), *words]
@@ -156,5 +198,20 @@ def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: F
     assert fleet.run("host/resume", host="kvm2").returncode == 0
     assert fleet.hosts["kvm2"].module("host_info")["closed"] is None
     assert "there is no host kvm9: expected one of kvm1, kvm2" in fleet.run("host/resume", host="kvm9").stdout
-    for name in ("mv-1", "mv-2"):
-        fleet.hosts["kvm1"].node(name, state="absent")
+    kept = fleet.run("node/backup", node="mv-1")
+    assert kept.returncode == 0, kept.stdout
+    fleet.hosts["kvm1"].node("mv-2", state="absent")
+
+    # The first host is lost, with its node and without a word.
+    lost = fleet.hosts["kvm1"].hypervisor.folder
+    fleet.hosts["kvm1"].virsh("destroy", "mv-1")
+    fleet.lose("kvm1")
+    doubted = fleet.run("host/evacuate", host="kvm1")
+    assert "See that the host is off and stays off" in doubted.stdout
+    evacuated = fleet.run("host/evacuate", host="kvm1", is_off=True)
+    assert evacuated.returncode == 0, evacuated.stdout
+    assert fleet.hosts["kvm2"].virsh("domstate", "mv-1") == "running"
+    assert says(port) == "kept"
+    assert (lost / "disks/mv-1.qcow2").exists()
+    fleet.hosts["kvm2"].node("mv-1", state="absent")
+    fleet.hosts["kvm1"].node("mv-1", state="absent")

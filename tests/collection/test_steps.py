@@ -59,7 +59,7 @@ def test_what_a_node_was_told_at_its_first_boot_it_is_told_again() -> None:
         ("node.rebuild", {"node": "web-1", "image": "nope"}, ANSWERS, "h2 has no image nope: expected one of guest, other"),
         ("node.rebuild", {"node": "web-1"}, {"h": {"nodes": [{**NODE, "image": "/old"}], "images": []}}, "has no image /old: expected one of none"),
         ("node.rebuild", {"node": "web-1"}, {"h1": {"nodes": [NODE]}, "h2": {"nodes": [NODE]}}, "several hosts have a node web-1"),
-        ("node.explode", {}, ANSWERS, "there is no planner for node.explode, only for host.drain, node.move, node.rebuild"),
+        ("node.explode", {}, ANSWERS, "there is no planner for node.explode, only for host.drain, host.evacuate, node.move, node.rebuild"),
     ],
 )
 def test_what_cannot_be_planned_is_said(operation: str, arguments: dict[str, Any], answers: Any, reason: str) -> None:

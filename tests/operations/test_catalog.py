@@ -24,7 +24,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
         "backup": ["list", "verify"],
         "container": ["adopt", "list", "logs", "remove", "start", "stop"],
         "deployment": ["deploy", "logs", "restart", "rollback", "scale", "show", "undeploy"],
-        "host": ["drain", "prepare", "resume", "show"],
+        "host": ["drain", "evacuate", "prepare", "resume", "show"],
         "monitoring": ["install"],
         "image": ["build", "list", "move", "push", "remove"],
         "node": [
@@ -51,7 +51,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
     }
     assert all(operation.guarded for operation in catalog)
     assert {operation.name for operation in catalog if operation.spec.risk == "destroy"} == {
-        "container.remove", "deployment.undeploy", "image.remove", "node.release", "node.rebuild", "node.revert", "service.delete",
+        "container.remove", "deployment.undeploy", "host.evacuate", "image.remove", "node.rebuild", "node.release", "node.revert", "service.delete",
     }  # fmt: skip
 
 

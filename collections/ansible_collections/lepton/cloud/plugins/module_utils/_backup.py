@@ -50,6 +50,7 @@ class Backup:
     devices: tuple[str, ...] = ()
     cpuset: str = ""
     hugepages: bool = False
+    host: str = ""  # where it ran, as the inventory calls that host; "" where nobody said
 
     @property
     def node_size(self) -> Size:

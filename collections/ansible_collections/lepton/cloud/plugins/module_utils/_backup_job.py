@@ -56,7 +56,7 @@ def planned(host: Host, node: Node, store: Store, *, full: bool) -> Backup | Non
     return builds_upon(store.known(), _checkpoints(domain), uuid=domain.UUIDString(), full=full)
 
 
-def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: float) -> Backup:
+def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: float, host_name: str = "") -> Backup:
     """Back a node up and return what was made; raise NodeError where that failed, and then nothing of it is left."""
     # Another folder may have one of the same second, whose checkpoint must not be taken for this one's.
     noted = {checkpoint[len(MARK) :] for checkpoint in _checkpoints(host.domain(node.name))}
@@ -73,7 +73,15 @@ def back_up(host: Host, node: Node, store: Store, *, full: bool, wait_seconds: f
             base, consistency = _run_job(host, node, base, checkpoint, os.path.join(partial, DISK), wait_seconds)
         uuid = host.domain(node.name).UUIDString()
         made = described(
-            identity, node.name, node.config, given(node.boot), parent=base.id if base else None, checkpoint=checkpoint, consistency=consistency, uuid=uuid
+            identity,
+            node.name,
+            node.config,
+            given(node.boot),
+            parent=base.id if base else None,
+            checkpoint=checkpoint,
+            consistency=consistency,
+            uuid=uuid,
+            host=host_name,
         )
         done = store.finish(made)
     except (_libvirt.libvirt.libvirtError, OSError, NodeError) as error:

@@ -53,6 +53,39 @@ def drain_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[s
     return steps
 
 
+def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[str, Any]) -> list[Step]:
+    """Plan to make the nodes of a lost host on others, each of its newest backup. That the host is gone is a person's word, and must be given."""
+    host, answers = arguments["host"], asked["hypervisors"]
+    if host not in answers:
+        raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
+    if "nodes" in answers[host]:
+        raise PlacementError("%s answers, so it is not lost: host drain brings its nodes elsewhere" % host)
+    silent = sorted(name for name, answer in answers.items() if name != host and "nodes" not in answer)
+    if silent:
+        raise PlacementError("%s do not answer either, and may have what would be made twice: nothing is done before they do" % ", ".join(silent))
+    if not arguments.get("is_off"):
+        raise PlacementError(
+            "%s does not answer, and that may be the network: a node that runs twice writes to two disks, and serves from both. See that the host is "
+            "off and stays off (its power, its BMC), and say is_off=true" % host
+        )
+    there = {node["name"] for answer in answers.values() for node in answer.get("nodes", ())}
+    newest = {backup["node"]: backup for backup in sorted(declared.get("saved") or (), key=lambda backup: backup["id"])}
+    wanted = arguments.get("nodes") or sorted(name for name, backup in newest.items() if backup.get("host") == host and name not in there)
+    strange = [name for name in wanted if newest.get(name, {}).get("host") != host or name in there]
+    if strange or not wanted:
+        raise PlacementError("no backup is of %s on %s, or another host has it" % (", ".join(ascii(name[:63])[1:-1] for name in strange) or "a node", host))
+    steps: list[Step] = []
+    left = {name: answer for name, answer in answers.items() if name != host}
+    for name in wanted:
+        node = {**newest[name], "name": name}
+        target = _target(node, host, None, left)
+        given = {"node": name, "name": name, "directory": _directory(declared), "backup": node["id"], "state": "running"}
+        title = "make %s of its backup %s on %s" % (name, node["id"], target)
+        steps.append(a_step(title, target, "virtual_node_restore", given, {"state": "absent"}, {"state": "running"}, group=name))
+        left = {**left, target: _with(left[target], node)}
+    return steps
+
+
 def _service(node: Mapping[str, Any]) -> str:
     return ascii(str(node["labels"][SERVICE_LABEL])[:40])[1:-1]
 
@@ -111,7 +144,7 @@ def _carried(name: str, state: str, source: str, target: str, directory: str) ->
         stop = {"name": name, "state": "stopped", "wait_seconds": POWER_SECONDS}
         steps.append(a_step("stop %s" % name, source, "virtual_node", stop, {"state": "running"}, {"state": "stopped"}, group=name))
     steps += [
-        a_step("back %s up" % name, source, "virtual_node_backup", {"name": name, "directory": directory, "full": True}, group=name),
+        a_step("back %s up" % name, source, "virtual_node_backup", {"name": name, "directory": directory, "full": True, "host_name": source}, group=name),
         a_step(
             "make %s of that on %s" % (name, target),
             target,

@@ -13,7 +13,7 @@ import hashlib
 import json
 from typing import Any, Callable, Mapping, Sequence
 
-from ._moving import drain_host, move_node
+from ._moving import drain_host, evacuate_host, move_node
 from ._placement import PlacementError, locate
 from ._rollout import adopt_service, balance_service, create_service, delete_service, reconcile_service, resize_service, scale_service, update_service
 from ._service import ServiceError
@@ -218,6 +218,7 @@ def _must_fit(name: str, host: str, size: Mapping[str, Any], answer: Mapping[str
 
 PLANNERS: dict[str, Planner] = {
     "host.drain": drain_host,
+    "host.evacuate": evacuate_host,
     "node.move": move_node,
     "node.rebuild": rebuild_node,
     "service.adopt": adopt_service,

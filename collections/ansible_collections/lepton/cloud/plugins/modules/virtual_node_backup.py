@@ -45,6 +45,11 @@ options:
       - Write all of the disk, even where what has changed would be enough.
     type: bool
     default: false
+  host_name:
+    description:
+      - What the inventory calls this host. A host that is lost is known by it.
+    type: str
+    default: ""
   keep:
     description:
       - So many of the newest backups can still be restored afterwards. Older ones go, unless one of these builds upon them.
@@ -107,6 +112,7 @@ def main() -> None:
             name={"type": "str", "required": True},
             directory={"type": "path", "required": True},
             full={"type": "bool", "default": False},
+            host_name={"type": "str", "default": ""},
             keep={"type": "int", "default": 14},
             wait_seconds={"type": "int", "default": 3600},
         ),
@@ -126,7 +132,7 @@ def main() -> None:
             removed = superfluous(store.known(), keep)
         else:
             with host_lock(host.lock_dir, "node." + name, LOCK_SECONDS):
-                done = back_up(host, node_of(host, name), store, full=params["full"], wait_seconds=params["wait_seconds"])
+                done = back_up(host, node_of(host, name), store, full=params["full"], wait_seconds=params["wait_seconds"], host_name=params["host_name"])
                 removed = prune(store, keep)
             after, made = done.id, backup_result(done)
         module.exit_json(
