@@ -105,9 +105,9 @@ def _hostdev(devices: ET.Element, address: str) -> None:
     ET.SubElement(ET.SubElement(device, "source"), "address", {name: "0x" + digits for name, digits in place.items()})
 
 
-def read_hostdevs(xml: str) -> tuple[str, ...]:
+def read_hostdevs(xml: str | ET.Element) -> tuple[str, ...]:
     """Return the addresses of the host's PCI devices that a domain has."""
-    places = ET.fromstring(xml).iterfind("devices/hostdev[@type='pci']/source/address")
+    places = parsed(xml).iterfind("devices/hostdev[@type='pci']/source/address")
     numbers = [[int(place.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")] for place in places]
     return tuple("%04x:%02x:%02x.%x" % tuple(each) for each in numbers)
 
@@ -215,9 +215,14 @@ def read_kernel(xml: str) -> dict[str, str]:
     return {part: text for part in KERNEL for text in [domain.findtext("os/%s" % part)] if text}
 
 
-def read_boot(xml: str) -> Boot | None:
+def parsed(xml: str | ET.Element) -> ET.Element:
+    """Return a domain as a tree; one that is read for many things is parsed once."""
+    return ET.fromstring(xml) if isinstance(xml, str) else xml
+
+
+def read_boot(xml: str | ET.Element) -> Boot | None:
     """Return what a domain was made from, or None when it does not bear our mark."""
-    mark = ET.fromstring(xml).find("metadata/{%s}node" % OWNER_NS)
+    mark = parsed(xml).find("metadata/{%s}node" % OWNER_NS)
     if mark is None:
         return None
     disk = mark.get("disk")
@@ -229,13 +234,13 @@ def read_boot(xml: str) -> Boot | None:
         labels=tuple(sorted(json.loads(mark.get("labels", "{}")).items())),
         devices=tuple(json.loads(mark.get("devices", "[]"))),
         cpuset=mark.get("cpuset", ""),
-        hugepages=ET.fromstring(xml).find("memoryBacking/hugepages") is not None,
+        hugepages=parsed(xml).find("memoryBacking/hugepages") is not None,
     )
 
 
-def read_unfinished(xml: str) -> str:
+def read_unfinished(xml: str | ET.Element) -> str:
     """Return 'creating' or 'releasing' where one of these was cut short, else ''."""
-    mark = ET.fromstring(xml).find("metadata/{%s}node" % OWNER_NS)
+    mark = parsed(xml).find("metadata/{%s}node" % OWNER_NS)
     return "" if mark is None else mark.get("unfinished", "")
 
 
@@ -248,9 +253,9 @@ def marked(xml: str, unfinished: str) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
-def read_size(xml: str) -> Size:
+def read_size(xml: str | ET.Element) -> Size:
     """Return CPUs and memory (bytes) of a domain's XML; libvirt writes memory in KiB."""
-    domain = ET.fromstring(xml)
+    domain = parsed(xml)
     vcpu = domain.find("vcpu")
     max_vcpus = int(vcpu.text or 1) if vcpu is not None else 1
     vcpus = int(vcpu.get("current", max_vcpus)) if vcpu is not None else 1
@@ -280,12 +285,12 @@ def resized(xml: str, size: Size) -> str:
     return ET.tostring(domain, encoding="unicode")
 
 
-def read_paths(xml: str) -> dict[str, Any]:
+def read_paths(xml: str | ET.Element) -> dict[str, Any]:
     """Return `disk` (the first disk's file), its `cache` mode, `console` (its log), `seed` (a CD-ROM), `type` (kvm or qemu), each None where there is none.
 
     `disks` is how many it has, and `format` what is in the first one's file.
     """
-    domain = ET.fromstring(xml)
+    domain = parsed(xml)
     disk = domain.find("devices/disk[@device='disk']/source")
     driver = domain.find("devices/disk[@device='disk']/driver")
     log = domain.find("devices/serial/log")

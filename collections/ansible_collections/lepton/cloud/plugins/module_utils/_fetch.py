@@ -15,11 +15,14 @@ from typing import IO, Any, Callable
 
 from ansible.module_utils.urls import open_url
 
+from ._host_lock import host_lock
+from ._libvirt import Host
 from ._node import NodeError
 from ._units import format_size
 
 CHECKSUM = re.compile(r"(sha256|sha512):([0-9a-f]{64}|[0-9a-f]{128})", re.ASCII)
 CHUNK = 1 << 20
+FETCH_SECONDS = 3600  # that another node's creation may take to fetch the same image
 ANSWER_SECONDS = 60  # that a server may say nothing
 
 
@@ -76,3 +79,12 @@ def _copy(url: str, target: IO[bytes], folder: str, kind: str) -> str:
         if length and target.tell() != length:
             raise OSError("the connection ended after %d of %d bytes" % (target.tell(), length))
     return seen.hexdigest()
+
+
+def fetch_image(host: Host, image: str, source: Source) -> None:
+    """Have an image of a host's that comes from elsewhere, where it is not there yet."""
+    if os.path.basename(image) != image or image.startswith("."):
+        raise NodeError("%s: an image that comes from elsewhere has a plain name" % ascii(image[:80]))
+    with host_lock(host.lock_dir, "image." + image, FETCH_SECONDS):
+        if not host.has_image(image):
+            fetch(source, os.path.join(host.image_dir, image + ".qcow2"), host.files.qcow2_size)

@@ -13,10 +13,8 @@ import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from ._domain_xml import marked, read_boot, read_hostdevs, read_paths, read_size, read_unfinished, render_domain, resized
-from ._fetch import Source, fetch
+from ._domain_xml import marked, parsed, read_boot, read_hostdevs, read_paths, read_size, read_unfinished, render_domain, resized
 from ._first_boot import write_seed
-from ._host_lock import host_lock
 from ._local_files import LocalFiles, Run
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given
 from ._pci import choose_devices, read_cpuset, read_devices
@@ -37,7 +35,6 @@ PROBE_SECONDS = 10.0  # for a firmware to boot in software emulation, which take
 PROBE_FACTOR = 3  # a firmware that takes longer than so many times that is not virtualised by hardware
 PROBE_SLACK = 0.3  # seconds that starting a process may vary
 PROBE_END = b"No bootable device"
-FETCH_SECONDS = 3600  # that another node's creation may take to fetch the same image
 LOOK_SECONDS = 0.2  # after which is looked at what a hypervisor sends no event for
 REPRESS_SECONDS = 5  # a guest that is still booting does not hear the power button
 LONGEST_CMDLINE = 4096  # bytes of a kernel command line
@@ -224,7 +221,7 @@ class Host:
     def _observe(self, domain: Any, stats: Mapping[str, Any], *, transient: bool, saved: bool) -> Node | None:
         """Return a domain as it is, None when it vanished meanwhile."""
         try:
-            config_xml = domain.XMLDesc(0 if transient else libvirt.VIR_DOMAIN_XML_INACTIVE)
+            config_xml = parsed(domain.XMLDesc(0 if transient else libvirt.VIR_DOMAIN_XML_INACTIVE))
             live = _live_size(stats) or read_size(domain.XMLDesc()) if stats["state.state"] != libvirt.VIR_DOMAIN_SHUTOFF else None
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
@@ -356,14 +353,6 @@ class Host:
     def seed_path(self, name: str) -> str:
         """Return the disk on which a node finds what it is told at its first boot."""
         return os.path.join(self.disk_dir, name + ".seed.iso")
-
-    def fetch_image(self, image: str, source: Source) -> None:
-        """Have an image that comes from elsewhere, where it is not there yet."""
-        if os.path.basename(image) != image or image.startswith("."):
-            raise NodeError("%s: an image that comes from elsewhere has a plain name" % ascii(image[:80]))
-        with host_lock(self.lock_dir, "image." + image, FETCH_SECONDS):
-            if not self.has_image(image):
-                fetch(source, os.path.join(self.image_dir, image + ".qcow2"), self.files.qcow2_size)
 
     def has_image(self, image: str) -> bool:
         try:

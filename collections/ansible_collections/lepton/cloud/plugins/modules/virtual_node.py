@@ -250,7 +250,7 @@ from dataclasses import replace
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._command import clean
-from ..module_utils._fetch import Source, check_source
+from ..module_utils._fetch import Source, check_source, fetch_image
 from ..module_utils._first_boot import check_first_boot
 from ..module_utils._host_lock import host_lock
 from ..module_utils._libvirt import Host
@@ -413,7 +413,7 @@ def main() -> None:
         if not module.check_mode:
             locks.enter_context(host_lock(host.lock_dir, "node." + wish.name, LOCK_SECONDS))
             if wish.fetched and plan_for(host, wish).changed:
-                host.fetch_image(given(wish.image), given(source))
+                fetch_image(host, given(wish.image), given(source))
             if wish.vcpus is not None or wish.memory is not None:
                 # Two nodes that grow at once must not both be promised the last free memory.
                 capacity.enter_context(host_lock(host.lock_dir, "host", LOCK_SECONDS))
