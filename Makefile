@@ -11,6 +11,7 @@ demo-clean:  ## End and remove everything that the demo made
 # The linters keep a core busy while the tests wait for guests to boot, so they run beside them, and are shown at the end.
 test:  ## Everything that can run here, against real components
 	@tools/setup test
+	@mkdir -p .cache
 	@nice -n 19 .venv/bin/pytest -m checks $(ARGS) >.cache/checks.log 2>&1 & checks=$$!; \
 	.venv/bin/pytest -m "not checks and not kubernetes and not xen and not cloud_init" $(ARGS); result=$$?; \
 	wait $$checks || result=$$?; cat .cache/checks.log; exit $$result
