@@ -16,7 +16,7 @@ from tests.machines import two_machines
 
 from lepton_ai.sandbox.guest import cache_root
 
-pytestmark = [pytest.mark.cloud_init, pytest.mark.slow]
+pytestmark = [pytest.mark.cloud_init, pytest.mark.slow, pytest.mark.timeout(1500)]
 BASE = "linux-image-cloud-amd64,systemd-sysv,openssh-server,sudo,ca-certificates"
 PACKAGES = ("cloud-init", "qemu-guest-agent")  # with what debootstrap cannot resolve
 FILES = {

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import eventually
 from tests.xen.conftest import Dom0
 
-pytestmark = [pytest.mark.xen, pytest.mark.slow]
+pytestmark = [pytest.mark.xen, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def changed(dom0: Dom0, playbook: str, *words: str) -> int:
