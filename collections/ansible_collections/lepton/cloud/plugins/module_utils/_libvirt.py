@@ -86,7 +86,15 @@ class Host:
     # -- observe -------------------------------------------------------------------------------------------------
 
     def node(self, name: str) -> Node | None:
-        """Return one domain as it is, or None."""
+        """Return one domain as it is, or None, also where it vanishes while it is looked at."""
+        try:
+            return self._look(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _look(self, name: str) -> Node | None:
         domain = self._domain(name)
         if domain is None:
             return None
