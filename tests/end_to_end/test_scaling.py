@@ -128,7 +128,7 @@ def test_what_nobody_calls_is_gone_until_somebody_calls_and_replicas_grow_before
     site.do("update", lepton_services={"chat": chat})
     policy = {"service": "chat", "min_replicas": 0, "max_replicas": 2, "vertical": {"cpus": 1, "max_cpus": 2}}
     with in_force(site.stand, prometheus, **policy, signals=requests_of("chat", 40)):
-        eventually(lambda: not site.containers(running=False) and not site.servers(), 150)
+        eventually(lambda: not site.containers(running=False) and not site.servers(), 240)
         assert "http-request lua.lepton_wait_for_server 90" in site.file()
         called = time.monotonic()
         with httpx.Client(timeout=60) as client:
