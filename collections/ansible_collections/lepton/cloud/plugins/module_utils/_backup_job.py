@@ -197,12 +197,10 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
     files = local_files(host)
     disk, boot = host.disk_path(name), backup.boot
     direct_boot = host.direct_boot(boot.image, needed=not backup.sha256)
-    pci, cpus = host.choose_devices(boot), host.pinned(boot)
     if os.path.exists(disk):
         raise NodeError("%s exists although no node uses it: move it away or delete it" % disk)
     kind = host.kind(virtualization, warnings)
-    if pci and kind != "kvm":
-        raise NodeError("%s has devices of its host, which needs hardware virtualisation, and that does not work on this one" % name)
+    pci, cpus = host.choose_devices(boot, kind), host.pinned(boot)
     files.make_folder(host.disk_dir)
     partial = disk + ".partial"
     try:

@@ -415,11 +415,14 @@ class Host:
         if free is not None and wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
 
-    def choose_devices(self, boot: Boot) -> list[str]:
-        """Return the addresses of the host's PCI devices that a new node would have."""
+    def choose_devices(self, boot: Boot, kind: str = "kvm") -> list[str]:
+        """Return the addresses of the host's PCI devices that a new node would have, of libvirt's domain type `kind` where that is known already."""
         if boot.devices and not self._local:
             raise NodeError("devices: a host looks at its devices itself: reach it by ssh, and not by a libvirt URI of another machine")
-        return choose_devices(boot.devices, read_devices(), self.devices_taken(self.domains())) if boot.devices else []
+        found = choose_devices(boot.devices, read_devices(), self.devices_taken(self.domains())) if boot.devices else []
+        if found and kind != "kvm":
+            raise NodeError("devices: a node has a device of its host only with hardware virtualisation, which does not work on this host")
+        return found
 
     def devices_taken(self, domains: Sequence[Node]) -> dict[str, str]:
         """Return who has which PCI device, running or not."""
@@ -437,9 +440,7 @@ class Host:
         if self.files.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
         kind = self.kind(virtualization, warnings)
-        pci = self.choose_devices(boot)
-        if pci and kind != "kvm":
-            raise NodeError("devices: a node has a device of its host only with hardware virtualisation, which does not work on this host")
+        pci = self.choose_devices(boot, kind)
         if self._domain(name) is not None:
             raise NodeError("%s was made by somebody else in the meantime" % name)
         return self.connection.defineXML(
