@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.lepton.cloud.plugins.module_utils._domain_xml import read_boot, read_hostdevs, read_paths, read_size, render_domain, resized
 from ansible_collections.lepton.cloud.plugins.module_utils._node import Boot, Size
+from ansible_collections.lepton.cloud.plugins.module_utils._numa import Seat
 from tests.conftest import require
 
 MIB = 1 << 20
@@ -42,7 +43,8 @@ def test_libvirts_own_schemas_have_nothing_against_it(virtualization: str, netwo
 def test_devices_pinning_huge_pages_and_a_seed_are_as_libvirt_has_them(tmp_path: Path) -> None:
     boot = Boot("debian", 1 << 30, "none", (), devices=("nvidia-gpu:1",), cpuset="2-3", hugepages=True)
     paths = {"disk_path": "/d/a.qcow2", "console_path": "/d/a.log", "seed_path": "/d/a.seed.iso"}
-    xml = render_domain("a", SIZE, boot, virtualization="kvm", direct_boot=None, has_disk=True, pci=["0000:3b:00.0", "0000:3b:00.1"], cpus=[2, 3], **paths)
+    seat = Seat(None, [2, 3], ["0000:3b:00.0", "0000:3b:00.1"])
+    xml = render_domain("a", SIZE, boot, virtualization="kvm", direct_boot=None, has_disk=True, seat=seat, **paths)
     assert validated(xml, tmp_path) == ""
     assert read_hostdevs(xml) == ("0000:3b:00.0", "0000:3b:00.1")
     assert read_boot(xml) == boot

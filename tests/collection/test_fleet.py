@@ -124,3 +124,24 @@ def test_what_is_alike_is_looked_at_once_and_the_same_seed_chooses_the_same() ->
     assert taken[:20] == taken[20:]
     assert len(set(taken)) > 10
     assert len(looked) < 10
+
+
+def test_all_of_it_on_one_numa_node_is_more_than_enough_on_the_host() -> None:
+    halves = free(gpus=(1000, 1000))._replace(cells=((3000, 8 * GIB, 2), (5000, 4 * GIB, 0)))
+    (left,) = remaining(halves, Request(4000, GIB, numa=True))
+    assert left.cells == ((1000, 3 * GIB, 0), (3000, 8 * GIB, 2))
+    assert len(remaining(halves, Request(2000, GIB, numa=True))) == 2
+    (with_gpu,) = remaining(halves, Request(2000, GIB, 1, numa=True))
+    assert (with_gpu.cells, with_gpu.gpus) == (((1000, 7 * GIB, 1), (5000, 4 * GIB, 0)), (0, 1000))
+    assert lacking(host("h", halves), Request(6000, GIB)) == ""
+    said = "none of its NUMA nodes has all of it, only 3 CPUs, 8GiB and 2 GPUs, 5 CPUs, 4GiB and 0 GPUs"
+    assert lacking(host("h", halves), Request(6000, GIB, numa=True)) == said
+    assert lacking(host("h"), Request(6000, GIB, numa=True)) == ""  # which has but one
+
+
+def test_another_host_than_one() -> None:
+    request = Request(1000, GIB)
+    fleet = Fleet([host("a"), host("b"), host("c", free(4000, 8))], POLICIES["spread"](Mix([request], [host("a")])))
+    assert [choice.host for but in ("", "a") for choice in [fleet.choose(request, but=but)] if choice] == ["a", "b"]
+    alone = Fleet([host("a")], POLICIES["spread"](Mix([request], [host("a")])))
+    assert alone.choose(request, but="a") is None

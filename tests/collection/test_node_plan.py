@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from ansible_collections.lepton.cloud.plugins.module_utils._node import Boot, Capacity, Change, Node, NodeError, Size, Wish, check_name, make_plan
+from ansible_collections.lepton.cloud.plugins.module_utils._node import Boot, Capacity, Change, Node, NodeError, Size, Wish, check_name, grows, make_plan
 
 MIB = 1 << 20
 SIZE = Size(vcpus=2, memory=512 * MIB, max_vcpus=4, max_memory=1024 * MIB)
@@ -12,6 +12,16 @@ BOOT = Boot(image="debian", disk=None, network="user", forward_ports=())
 STOPPED = Node(name="web-1", config=SIZE, boot=BOOT)
 RUNNING = replace(STOPPED, live=SIZE, memory_used=200 * MIB)
 ROOM = Capacity(vcpus=16, memory=8192 * MIB, vcpus_used=3, memory_used=512 * MIB)
+
+
+def test_the_hosts_room_matters_only_to_what_grows() -> None:
+    for wish in (Wish("web-1", "stopped"), Wish("web-1", vcpus=1), Wish("web-1", "absent"), Wish("web-1", "restarted", memory=256 * MIB)):
+        assert not grows(wish, RUNNING)
+        assert make_plan(wish, RUNNING, None).steps == make_plan(wish, RUNNING, ROOM).steps
+    for wish in (Wish("web-1", vcpus=3), Wish("web-1", memory=768 * MIB), Wish("web-1", max_vcpus=5), Wish("web-1", max_memory=2048 * MIB)):
+        assert grows(wish, RUNNING)
+    assert grows(Wish("web-2"), None)
+    assert not grows(Wish("web-2", "absent"), None)
 
 
 def actions(wish: Wish, node: Node | None, room: Capacity = ROOM) -> list[str]:

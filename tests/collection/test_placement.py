@@ -3,13 +3,17 @@ from typing import Any
 
 import pytest
 from ansible_collections.lepton.cloud.plugins.module_utils._fleet import Request
-from ansible_collections.lepton.cloud.plugins.module_utils._placement import PlacementError, choose, locate, place
+from ansible_collections.lepton.cloud.plugins.module_utils._placement import PlacementError, choose, fit, locate, place
 
 GIB = 1 << 30
 
 
 def room(vcpus: int, gigabytes: int, *nodes: str) -> dict[str, object]:
-    return {"capacity": {"vcpus_free": vcpus, "memory_free": gigabytes * GIB}, "nodes": [{"name": name} for name in nodes]}
+    return {"capacity": {"vcpus_free": vcpus, "memory_free": gigabytes * GIB}, "nodes": [sized(name) for name in nodes]}
+
+
+def sized(name: str, vcpus: int = 1, **more: Any) -> dict[str, Any]:
+    return {"name": name, "state": "running", "vcpus": vcpus, "memory": "1GiB", **more}
 
 
 def put(*, host: str | None, answers: dict[str, dict[str, object]], policy: str = "spread", **request: Any) -> tuple[str, str]:
@@ -47,7 +51,7 @@ def test_the_host_with_most_free_memory_is_chosen_and_the_reason_given() -> None
 
 
 def test_labels_of_hosts_and_of_what_runs_there_are_heeded() -> None:
-    answers = {"a": {**room(8, 64), "nodes": [{"name": "db-1", "labels": {"app": "db"}}]}, "b": room(8, 16)}
+    answers = {"a": {**room(8, 64), "nodes": [sized("db-1", labels={"app": "db"})]}, "b": room(8, 16)}
     assert put(host=None, answers=answers, apart=("app=db",))[0] == "b"
     assert put(host=None, answers=answers, near=("app=db",))[0] == "a"
     assert put(host=None, answers=answers, labels=(("rack", "2"),))[0] == "b"
@@ -101,3 +105,34 @@ def test_hosts_tell_of_the_gpus_that_are_free() -> None:
     assert put(host=None, answers=hosts, gpus=2)[0] == "b"
     with pytest.raises(PlacementError, match="no host can have a node with 2 vCPUs and 1GiB and 3 GPUs: b: it has no 3 whole GPUs free"):
         put(host=None, answers=hosts, gpus=3)
+
+
+def test_several_at_once_go_one_after_the_other_and_what_is_short_is_said() -> None:
+    answers = {"a": room(4, 8), "b": room(4, 3), "c": {"msg": "no route"}}
+    labels = {"a": {"rack": "1"}, "b": {"rack": "2"}}
+    one = Request(cpus=1000, memory=GIB)
+    assert fit(one, 3, answers=answers, labels=labels).hosts == ("a", "b", "a")
+    found = fit(one, 1000, answers=answers, labels=labels)
+    assert (found.hosts.count("a"), found.hosts.count("b")) == (4, 3)
+    assert found.lacking == (("b", "it has 0B free of 1GiB"), ("a", "it has 0 CPUs free of 1"), ("c", "no route"))
+    spread = Request(cpus=1000, memory=GIB, group="these", spread="rack")
+    assert fit(spread, 4, answers=answers, labels=labels).hosts == ("a", "b", "a", "b")
+    assert fit(Request(cpus=1000, memory=GIB, group="these", apart=("these",)), 9, answers=answers, labels=labels).hosts == ("a", "b")
+
+
+def test_where_one_node_could_make_room_by_moving_that_is_said() -> None:
+    answers: dict[str, dict[str, Any]] = {
+        "a": {**room(3, 8), "nodes": [sized("big", 5), sized("small", 1, config={"vcpus": 1, "memory": "1GiB"})]},
+        "b": {**room(1, 8), "nodes": []},
+    }
+
+    def why(**changes: list[dict[str, Any]]) -> str:
+        told = {**answers, **{host: {**answers[host], "nodes": nodes} for host, nodes in changes.items()}}
+        with pytest.raises(PlacementError) as refused:
+            place("web-1", Request(cpus=4000, memory=GIB), host=None, answers=told, labels={})
+        return str(refused.value)
+
+    assert why().endswith("a: it has 3 CPUs free of 4; b: it has 1 CPUs free of 4. a has room once small, which is running, has moved to b: node move small b")
+    assert why(a=[sized("small", 1, devices=["nvidia-gpu:1"])]).endswith("of 4")
+    assert why(a=[sized("small", 1, labels={"cloud.lepton.service": "chat"})]).endswith("of 4")
+    assert why(a=[sized("big", 5)]).endswith("of 4")

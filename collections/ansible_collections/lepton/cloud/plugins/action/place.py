@@ -5,55 +5,76 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Any, Mapping
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._fleet import WHOLE, Request
 from ..module_utils._node import NodeError
 from ..module_utils._packing import POLICIES
 from ..module_utils._pci import gpus_of
-from ..module_utils._placement import PlacementError, place, place_container
+from ..module_utils._placement import PlacementError, fit, place, place_container
 from ..module_utils._units import parse_size
 from ..plugin_utils._answers import answers_of
 
+THESE = "these"  # the group of those that are asked for together
+
 
 class ActionModule(ActionBase):
-    """Answers `host` and `why`; where no host has room, the error says what each has."""
+    """Answers `host` and `why`, or with `count`, `hosts` and what each that has no room for one more is `lacking`; where no host has room, it fails."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
     _VALID_ARGS = frozenset(
-        ("node", "container", "image", "vcpus", "cpus", "memory", "devices", "host", "group", "answers", "host_labels", "near", "apart", "policy")
-    )
+        ("node", "container", "image", "vcpus", "cpus", "memory", "devices", "host", "group", "answers", "host_labels", "near", "apart", "policy", "numa",
+         "count", "spread")
+    )  # fmt: skip
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
         answers = answers_of(task_vars or {}, args["group"], args["answers"])
         try:
-            memory, wanted = parse_size(args["memory"]) if args.get("memory") else 0, args.get("host") or None
             if "container" in args:
-                cpus = float(args.get("cpus") or 0)
-                host, why = place_container(args["container"], image=args.get("image"), cpus=cpus, memory=memory, host=wanted, answers=answers)
+                found = _container(args, answers)
             else:
                 hostvars = (task_vars or {})["hostvars"]
                 labels = {name: _labels(hostvars[name].get("lepton_labels")) for name in answers}
-                words = [str(pair).partition("=") for pair in args.get("host_labels") or ()]
-                request = Request(
-                    cpus=int(args["vcpus"]) * WHOLE, memory=memory, gpus=gpus_of([str(word) for word in args.get("devices") or ()]),
-                    labels=tuple((name, value) for name, _equals, value in words),
-                    near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())),
-                )  # fmt: skip
-                policy = str(args.get("policy") or "spread")
-                if policy not in POLICIES:
-                    raise PlacementError("there is no policy %s: expected one of %s" % (ascii(policy[:40]), ", ".join(POLICIES)))
-                host, why = place(args["node"], request, host=wanted, answers=answers, labels=labels, policy=policy)
+                found = _node(args, answers, labels)
         except (PlacementError, NodeError) as error:
             raise AnsibleActionFail(str(error)) from error
-        result.update(changed=False, host=host, why=why)
+        result.update(found, changed=False)
         return result
+
+
+def _container(args: Mapping[str, Any], answers: Mapping[str, Any]) -> dict[str, Any]:
+    cpus, memory = float(args.get("cpus") or 0), parse_size(args["memory"]) if args.get("memory") else 0
+    host, why = place_container(args["container"], image=args.get("image"), cpus=cpus, memory=memory, host=args.get("host") or None, answers=answers)
+    return {"host": host, "why": why}
+
+
+def _node(args: Mapping[str, Any], answers: Mapping[str, Any], labels: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    words = [str(pair).partition("=") for pair in args.get("host_labels") or ()]
+    request = Request(
+        cpus=int(args["vcpus"]) * WHOLE, memory=parse_size(args["memory"]), gpus=gpus_of([str(word) for word in args.get("devices") or ()]),
+        labels=tuple((name, value) for name, _equals, value in words), group=THESE if args.get("spread") else "", spread=str(args.get("spread") or ""),
+        near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())), numa=boolean(args.get("numa") or False),
+    )  # fmt: skip
+    policy = str(args.get("policy") or "spread")
+    if policy not in POLICIES:
+        raise PlacementError("there is no policy %s: expected one of %s" % (ascii(policy[:40]), ", ".join(POLICIES)))
+    if "count" not in args:
+        host, why = place(args["node"], request, host=args.get("host") or None, answers=answers, labels=labels, policy=policy)
+        return {"host": host, "why": why}
+    if request.cpus < WHOLE:
+        raise PlacementError("vcpus must be at least 1, not %s" % args["vcpus"])
+    found = fit(request, int(args["count"]), answers=answers, labels=labels, policy=policy)
+    counted = Counter(found.hosts)
+    lacking = [{"host": name, "why": why} for name, why in found.lacking]
+    return {"fits": len(found.hosts), "hosts": [{"host": name, "nodes": counted[name]} for name in sorted(counted)], "lacking": lacking}
 
 
 def _labels(given: Any) -> dict[str, str]:

@@ -74,7 +74,7 @@ from ansible.module_utils.common.text.converters import to_text
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 
 from ..module_utils._node import NodeError, check_name
-from ..module_utils._scene import SERVICE_LABEL
+from ..module_utils._placement import SERVICE_LABEL
 
 SUFFIXES = ("virtual_nodes.yml", "virtual_nodes.yaml")
 PROGRAM = "ansible_collections.lepton.cloud.plugins.module_utils._listing"

@@ -50,6 +50,7 @@ class Backup:
     devices: tuple[str, ...] = ()
     cpuset: str = ""
     hugepages: bool = False
+    numa: bool = False
     host: str = ""  # where it ran, as the inventory calls that host; "" where nobody said
 
     @property
@@ -58,7 +59,7 @@ class Backup:
 
     @property
     def boot(self) -> Boot:
-        return Boot(self.image, self.disk, self.network, self.forward_ports, self.labels, self.devices, self.cpuset, self.hugepages)
+        return Boot(self.image, self.disk, self.network, self.forward_ports, self.labels, self.devices, self.cpuset, self.hugepages, self.numa)
 
 
 def described(identity: str, node: str, size: Size, boot: Boot, **rest: Any) -> Backup:
@@ -78,6 +79,7 @@ def described(identity: str, node: str, size: Size, boot: Boot, **rest: Any) -> 
         devices=boot.devices,
         cpuset=boot.cpuset,
         hugepages=boot.hugepages,
+        numa=boot.numa,
         **rest,
     )
 

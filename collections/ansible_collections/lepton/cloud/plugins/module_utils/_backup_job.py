@@ -200,7 +200,7 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
     if os.path.exists(disk):
         raise NodeError("%s exists although no node uses it: move it away or delete it" % disk)
     kind = host.kind(virtualization, warnings)
-    pci, cpus = host.choose_devices(boot, kind), host.pinned(boot)
+    seat = host.choose_seat(name, backup.node_size, boot, kind)
     files.make_folder(host.disk_dir)
     partial = disk + ".partial"
     try:
@@ -210,7 +210,7 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
         made = replace(boot, labels=tuple(sorted({**dict(boot.labels), **labels}.items())))
         xml = render_domain(
             name, backup.node_size, made, virtualization=kind, disk_path=disk, console_path=host.console_path(name), direct_boot=direct_boot,
-            has_disk=bool(backup.sha256), pci=pci, cpus=cpus,
+            has_disk=bool(backup.sha256), seat=seat,
         )  # fmt: skip
         host.connection.defineXML(xml)
         host.finish(name)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from ._node import FORWARD, LOOPBACK, Boot, Size
+from ._numa import ANYWHERE, Seat
 
 OWNER_NS = "https://lepton.cloud/xmlns/node/1.0"
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -33,14 +34,12 @@ def render_domain(
     direct_boot: dict[str, str] | None,
     has_disk: bool,
     seed_path: str | None = None,
-    pci: Sequence[str] = (),
-    cpus: Sequence[int] = (),
+    seat: Seat = ANYWHERE,
 ) -> str:
     """Return the XML of a new node.
 
     `virtualization` is libvirt's domain type, 'kvm', 'qemu' or 'xen'. `direct_boot` has kernel, initrd and cmdline where the
-    image is a kernel and not a disk. `pci` are addresses of devices that it gets, `cpus` those of the host that its vCPUs
-    are pinned to. CPU and memory are reserved up to their maxima and start at the size asked for.
+    image is a kernel and not a disk. CPU and memory are reserved up to their maxima and start at the size asked for.
     """
     domain = ET.Element("domain", type=virtualization)
     _text(domain, "name", name)
@@ -56,6 +55,8 @@ def render_domain(
         mark.set("devices", json.dumps(list(boot.devices)))
     if boot.cpuset:
         mark.set("cpuset", boot.cpuset)
+    if boot.numa:
+        mark.set("numa", "single")
     if boot.disk is not None:
         mark.set("disk", str(boot.disk))
     _text(domain, "memory", str(size.max_memory // KIB), unit="KiB")
@@ -63,10 +64,13 @@ def render_domain(
     _text(domain, "vcpu", str(size.max_vcpus), placement="static", current=str(size.vcpus))
     if boot.hugepages:
         ET.SubElement(ET.SubElement(domain, "memoryBacking"), "hugepages")
-    if cpus:
+    if seat.cpus:
         tune = ET.SubElement(domain, "cputune")
         for number in range(size.max_vcpus):
-            ET.SubElement(tune, "vcpupin", vcpu=str(number), cpuset=str(cpus[number % len(cpus)]))
+            cpus = [seat.cpus[number % len(seat.cpus)]] if seat.cell is None else seat.cpus
+            ET.SubElement(tune, "vcpupin", vcpu=str(number), cpuset=",".join(map(str, cpus)))
+    if seat.cell is not None:
+        ET.SubElement(ET.SubElement(domain, "numatune"), "memory", mode="strict", nodeset=str(seat.cell))
     system = ET.SubElement(domain, "os")
     if virtualization == "xen":
         _text(system, "type", "linux", arch="x86_64", machine="xenpv")
@@ -91,7 +95,7 @@ def render_domain(
         _qemu_devices(devices, disk_path if has_disk else None, console_path)
     if seed_path is not None:
         _seed(devices, seed_path)
-    for address in pci:
+    for address in seat.devices:
         _hostdev(devices, address)
     _network(domain, devices, boot)
     return ET.tostring(domain, encoding="unicode")
@@ -235,7 +239,15 @@ def read_boot(xml: str | ET.Element) -> Boot | None:
         devices=tuple(json.loads(mark.get("devices", "[]"))),
         cpuset=mark.get("cpuset", ""),
         hugepages=parsed(xml).find("memoryBacking/hugepages") is not None,
+        numa=mark.get("numa") is not None,
     )
+
+
+def read_cell(xml: str | ET.Element) -> int | None:
+    """Return the NUMA node of its host that a domain's memory is bound to, None where it is of any, or of several."""
+    memory = parsed(xml).find("numatune/memory")
+    nodeset = "" if memory is None else memory.get("nodeset", "")
+    return int(nodeset) if nodeset.isdigit() else None
 
 
 def read_unfinished(xml: str | ET.Element) -> str:

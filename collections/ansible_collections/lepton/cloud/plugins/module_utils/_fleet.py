@@ -27,6 +27,7 @@ class Free(NamedTuple):
     model: str = ""  # of its GPUs
     all_cpus: int = 0
     all_memory: int = 0
+    cells: tuple[tuple[int, int, int], ...] = ()  # of each NUMA node, the fullest first: CPUs, memory, whole GPUs; () of a host that has but one
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Request:
     near: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     spread: str = ""
+    numa: bool = False  # whether all of it must be of one NUMA node
 
     @property
     def gpu(self) -> int:
@@ -83,6 +85,8 @@ def remaining(free: Free, request: Request) -> list[Free]:
         return []
     left = free._replace(cpus=free.cpus - request.cpus, memory=free.memory - request.memory)
     gpus = free.gpus
+    if request.numa and free.cells:
+        return [each._replace(cells=cells) for cells in _cells_left(free.cells, request) for each in remaining(free._replace(cells=()), request)]
     if not request.gpus:
         return [left]
     if request.gpus == 1:
@@ -95,8 +99,18 @@ def remaining(free: Free, request: Request) -> list[Free]:
     return [left._replace(gpus=(0,) * request.gpus + gpus[: len(gpus) - request.gpus])]
 
 
-def lacking(host: Host, request: Request) -> str:
-    """Return why a host cannot have it, "" where it can."""
+def _cells_left(cells: tuple[tuple[int, int, int], ...], request: Request) -> list[tuple[tuple[int, int, int], ...]]:
+    """Return what NUMA nodes would have left, once for each on which all of a request could be, and that makes a difference."""
+    found = {}
+    for place, cell in enumerate(cells):
+        left = cell[0] - request.cpus, cell[1] - request.memory, cell[2] - request.gpus
+        if min(left) >= 0:
+            found[tuple(sorted((*cells[:place], *cells[place + 1 :], left)))] = None
+    return list(found)
+
+
+def barred(host: Host, request: Request) -> str:
+    """Return why a host could not have it however much it had free, "" where it could."""
     if host.closed:
         return host.closed
     wrong = next(((label, value) for label, value in request.labels if host.labels.get(label) != value), None)
@@ -108,13 +122,23 @@ def lacking(host: Host, request: Request) -> str:
     there = next((group for group in request.apart if host.carries.get(group)), None)
     if there is not None:
         return "%s runs there, and is to be apart" % there
-    free = host.free
+    if request.gpus and request.models and host.free.model not in request.models:
+        return "its GPUs are %s, and not %s" % (host.free.model or "none", " or ".join(request.models))
+    return ""
+
+
+def lacking(host: Host, request: Request) -> str:
+    """Return why a host cannot have it, "" where it can."""
+    why, free = barred(host, request), host.free
+    if why:
+        return why
     if free.cpus < request.cpus:
         return "it has %g CPUs free of %g" % (max(0, free.cpus) / WHOLE, request.cpus / WHOLE)
     if free.memory < request.memory:
         return "it has %s free of %s" % (format_size(max(0, free.memory) // MIB * MIB), format_size(request.memory))
-    if request.gpus and request.models and free.model not in request.models:
-        return "its GPUs are %s, and not %s" % (free.model or "none", " or ".join(request.models))
+    if request.numa and free.cells and not _cells_left(free.cells, request):
+        each = ", ".join("%g CPUs, %s and %d GPUs" % (cpus / WHOLE, format_size(memory // MIB * MIB), gpus) for cpus, memory, gpus in free.cells)
+        return "none of its NUMA nodes has all of it, only %s" % each
     if not remaining(free, request):
         share = "%g of a GPU" % (request.gpu_share / WHOLE) if request.gpu_share < WHOLE and request.gpus == 1 else "%d whole GPUs" % request.gpus
         return "it has no %s free, only %s" % (share, ", ".join("%g" % (some / WHOLE) for some in free.gpus) or "none")
@@ -132,7 +156,7 @@ class Fleet:
     """Hosts by their state: what is alike is looked at once. Ties go to the first name, or to one that `pick` chooses of them."""
 
     def __init__(self, hosts: Iterable[Host], score: Score, pick: Callable[[Sequence[str]], str] = min) -> None:
-        self._score = score
+        self.score = score
         self._pick = pick
         self._hosts: dict[str, Host] = {}
         self._alike: dict[Any, dict[str, None]] = {}  # names in order, so that the same seed picks the same
@@ -152,6 +176,10 @@ class Fleet:
         """Return the hosts as they are now."""
         return list(self._hosts.values())
 
+    def host(self, name: str) -> Host:
+        """Return a host as it is now."""
+        return self._hosts[name]
+
     def change(self, host: Host) -> None:
         """Take in what has become of a host."""
         state = self._state[host.name]
@@ -166,8 +194,8 @@ class Fleet:
         carries = {**host.carries, request.group: host.carries.get(request.group, 0) + 1} if request.group else host.carries
         self.change(Host(host.name, choice.left, host.labels, carries, host.closed))
 
-    def choose(self, request: Request) -> Choice | None:
-        """Return the best host for a request, None where none can have it."""
+    def choose(self, request: Request, *, but: str = "") -> Choice | None:
+        """Return the best host for a request, other than `but`; None where none can have it."""
         scored = self._scored.setdefault(request, {})
         plain = not (request.labels or request.near or request.apart)
         spread = self._spread(request)
@@ -177,12 +205,12 @@ class Fleet:
             free = state[0]
             if free not in scored:
                 lefts = remaining(free, request)
-                scored[free] = min(((self._score(free, left, request), left) for left in lefts), key=lambda pair: pair[0]) if lefts else None
+                scored[free] = min(((self.score(free, left, request), left) for left in lefts), key=lambda pair: pair[0]) if lefts else None
             scores = scored[free]
-            if scores is None or state[3] or not (plain or not lacking(self._hosts[next(iter(names))], request)):
+            if scores is None or state[3] or (but in names and len(names) == 1) or not (plain or not lacking(self._hosts[next(iter(names))], request)):
                 continue
             away = sum(dict(state[1] or ()).get(label) != value for label, value in request.preferred)
-            rank = (0 if spread is None else min(map(spread, names)), away, scores[0])
+            rank = (0 if spread is None else min(spread(name) for name in names if name != but), away, scores[0])
             if best is None or rank < best:
                 best, found = rank, [(names, scores[1])]
             elif rank == best:
@@ -190,7 +218,7 @@ class Fleet:
         if best is None:
             return None
         fewest = best[0]
-        lefts_of = {name: left for names, left in found for name in names if spread is None or spread(name) == fewest}
+        lefts_of = {name: left for names, left in found for name in names if name != but and (spread is None or spread(name) == fewest)}
         name = self._pick(list(lefts_of))
         return Choice(name, lefts_of[name], best[2])
 

@@ -13,10 +13,11 @@ import time
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
-from ._domain_xml import marked, parsed, read_boot, read_hostdevs, read_paths, read_size, read_unfinished, render_domain, resized
+from ._domain_xml import marked, parsed, read_boot, read_cell, read_hostdevs, read_paths, read_size, read_unfinished, render_domain, resized
 from ._first_boot import write_seed
 from ._local_files import LocalFiles, Run
-from ._node import Boot, Capacity, Node, NodeError, Size, Step, given
+from ._node import Boot, Capacity, Node, NodeError, Size, Step, given, used_by
+from ._numa import Cell, Seat, capacity_of, choose_seat, read_cells, tighter
 from ._pci import choose_devices, read_cpuset, read_devices
 from ._units import format_size
 from ._volume_files import VolumeFiles
@@ -124,19 +125,16 @@ class Host:
 
     def capacity(self, domains: Sequence[Node] | None = None) -> Capacity:
         """Return what this host may give and has given, running or stopped, ours or not; of `domains` where they have been looked at just now."""
-        host = self.connection.getInfo()
-        used_vcpus = used_memory = 0
-        for node in self.domains() if domains is None else domains:
-            # What a guest has not given back is not free, whatever its next start will bring.
-            live = node.live or node.config
-            used_vcpus += max(node.config.vcpus, live.vcpus)
-            used_memory += max(node.config.memory, live.memory)
-        return Capacity(
-            vcpus=int(host[2] * self.cpu_overcommit),
-            memory=max(0, self._memory() - self.memory_reserve),
-            vcpus_used=used_vcpus,
-            memory_used=used_memory,
-        )
+        cpus = self.connection.getInfo()[2]
+        used = used_by(self.domains() if domains is None else domains)
+        return Capacity(int(cpus * self.cpu_overcommit), max(0, self._memory() - self.memory_reserve), *used)
+
+    def room_of(self, node: Node | None) -> Capacity:
+        """Return this host's capacity for a node, a new one where there is None: one that is bound to a NUMA node grows only within that."""
+        domains = self.domains()
+        cell = None if node is None or node.cell is None else next((cell for cell in self.cells() if cell.number == node.cell), None)
+        whole = self.capacity(domains)
+        return whole if cell is None else tighter(whole, capacity_of(cell, domains, self.cpu_overcommit))
 
     def _memory(self) -> int:
         # Not getInfo(), which adds up NUMA cells: seen to leave out memory that was added while the machine ran.
@@ -147,11 +145,13 @@ class Host:
     def facts(self) -> dict[str, Any]:
         """Return the host's own hardware: name, cpus, memory in bytes, and its NUMA nodes where it has several."""
         info = self.connection.getInfo()
-        numa = []
-        for cell in range(info[4] if info[4] > 1 else 0):
-            stats = self.connection.getMemoryStats(cell)
-            numa.append({"node": cell, "memory": stats["total"] * KIB, "memory_free": stats["free"] * KIB})
+        numa = [{"node": cell.number, "cpus": len(cell.cpus), "memory": cell.memory} for cell in self.cells()]
         return {"hostname": self.connection.getHostname(), "cpus": info[2], "memory": self._memory(), "numa": numa}
+
+    def cells(self) -> list[Cell]:
+        """Return the host's NUMA nodes, [] where it has but one."""
+        cells = read_cells(self.connection.getCapabilities())
+        return cells if len(cells) > 1 else []
 
     def images(self) -> list[str]:
         """Return the names of the images in the host's folder for them."""
@@ -251,6 +251,7 @@ class Host:
             virtualization=paths["type"],
             unfinished=read_unfinished(config_xml),
             devices=read_hostdevs(config_xml),
+            cell=read_cell(config_xml),
             seeded=paths["seed"] is not None and paths["seed"] == self.seed_path(domain.name()),
             disk_path=paths["disk"],
             paused=stats["state.state"] == libvirt.VIR_DOMAIN_PAUSED,
@@ -393,7 +394,7 @@ class Host:
                 raise
             return None
 
-    def check_image(self, boot: Boot) -> None:
+    def check_image(self, name: str, size: Size, boot: Boot) -> None:
         """Raise NodeError when the node could not be made from its image or its disk would not fit."""
         disk_image, direct_boot = self._image(boot.image)
         if self.xen and direct_boot is None:
@@ -405,32 +406,35 @@ class Host:
             smallest = self.files.qcow2_size(disk_image)
             if wanted and wanted < smallest:
                 raise NodeError("a disk of %s is smaller than the image %s, which needs %s" % (format_size(wanted), boot.image, format_size(smallest)))
-        self.check_host(boot)
+        self.check_host(name, size, boot)
 
-    def check_host(self, boot: Boot) -> None:
+    def check_host(self, name: str, size: Size, boot: Boot) -> None:
         """Raise NodeError when this host lacks devices, CPUs or room for a node, whatever its image."""
-        self.choose_devices(boot)
-        self.pinned(boot)
+        self.choose_seat(name, size, boot)
         wanted, free = boot.disk or 0, self.files.free(self.disk_dir)
         if free is not None and wanted > free:
             raise NodeError("a disk of %s does not fit in %s: %s are free" % (format_size(wanted), self.disk_dir, format_size(free // KIB * KIB)))
 
-    def choose_devices(self, boot: Boot, kind: str = "kvm") -> list[str]:
-        """Return the addresses of the host's PCI devices that a new node would have, of libvirt's domain type `kind` where that is known already."""
+    def choose_seat(self, name: str, size: Size, boot: Boot, kind: str = "kvm") -> Seat:
+        """Return where on this host a new node would be, of libvirt's domain type `kind` where that is known already; raise NodeError where it has none."""
         if boot.devices and not self._local:
             raise NodeError("devices: a host looks at its devices itself: reach it by ssh, and not by a libvirt URI of another machine")
-        found = choose_devices(boot.devices, read_devices(), self.devices_taken(self.domains())) if boot.devices else []
-        if found and kind != "kvm":
+        # Not itself: of a creation that was cut short it is there already.
+        domains = [node for node in self.domains() if node.name != name] if boot.devices or boot.numa else []
+        devices = read_devices() if boot.devices else []
+        cells = self.cells() if boot.numa else []
+        if cells:
+            seat = choose_seat(name, size, boot, cells, domains=domains, cpu_overcommit=self.cpu_overcommit, devices=devices)
+        else:
+            pinned = read_cpuset(boot.cpuset, self.connection.getInfo()[2]) if boot.cpuset else []
+            seat = Seat(None, pinned, choose_devices(boot.devices, devices, self.devices_taken(domains)))
+        if seat.devices and kind != "kvm":
             raise NodeError("devices: a node has a device of its host only with hardware virtualisation, which does not work on this host")
-        return found
+        return seat
 
     def devices_taken(self, domains: Sequence[Node]) -> dict[str, str]:
         """Return who has which PCI device, running or not."""
         return {address: node.name for node in domains for address in node.devices}
-
-    def pinned(self, boot: Boot) -> list[int]:
-        """Return the CPUs of this host that a new node's vCPUs would be pinned to."""
-        return read_cpuset(boot.cpuset, self.connection.getInfo()[2]) if boot.cpuset else []
 
     def _define(self, name: str, step: Step, virtualization: str, warnings: list[str], *, seeded: bool) -> Any:
         """Return the new domain, which bears the mark of an unfinished creation."""
@@ -440,7 +444,7 @@ class Host:
         if self.files.exists(self.disk_path(name)):
             raise NodeError("%s exists although no node uses it: move it away or delete it" % self.disk_path(name))
         kind = self.kind(virtualization, warnings)
-        pci = self.choose_devices(boot, kind)
+        seat = self.choose_seat(name, size, boot, kind)
         if self._domain(name) is not None:
             raise NodeError("%s was made by somebody else in the meantime" % name)
         return self.connection.defineXML(
@@ -454,8 +458,7 @@ class Host:
                 direct_boot=direct_boot,
                 has_disk=disk_image is not None or boot.disk is not None,
                 seed_path=self.seed_path(name) if seeded else None,
-                pci=pci,
-                cpus=self.pinned(boot),
+                seat=seat,
             )
         )
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from ._fleet import WHOLE, Request
-from ._placement import PlacementError, locate, place
+from ._placement import SERVICE_LABEL, PlacementError, locate, place, size_of
 from ._planner import Step, a_step
-from ._scene import SERVICE_LABEL
 from ._units import parse_size
 
 Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -96,10 +95,6 @@ def _directory(declared: Mapping[str, Any]) -> str:
     return str(declared["directory"])
 
 
-def _size(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**node, **(node.get("config") or {})}
-
-
 def _target(node: Mapping[str, Any], source: str, host: str | None, answers: Mapping[str, Mapping[str, Any]]) -> str:
     """Return where a node goes; raise PlacementError where it cannot."""
     if host == source:
@@ -107,14 +102,14 @@ def _target(node: Mapping[str, Any], source: str, host: str | None, answers: Map
     if node.get("devices"):
         raise PlacementError("%s has devices of %s (%s), which stay there: it cannot go" % (node["name"], source, ", ".join(node["devices"])))
     others = {name: answer for name, answer in answers.items() if name != source}
-    size = _size(node)
-    request = Request(cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]))
+    size = size_of(node)
+    request = Request(cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]), numa=bool(node.get("numa")))
     return place(node["name"], request, host=host, answers=others, labels={})[0]
 
 
 def _with(answer: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a host answers when it has one more node."""
-    size, room = _size(node), answer["capacity"]
+    size, room = size_of(node), answer["capacity"]
     left = {"vcpus_free": room["vcpus_free"] - size["vcpus"], "memory_free": room["memory_free"] - parse_size(size["memory"])}
     return {**answer, "capacity": {**room, **left}, "nodes": [*answer["nodes"], node]}
 

@@ -52,6 +52,7 @@ class Boot:
     devices: tuple[str, ...] = ()  # of the host's, as they were asked for
     cpuset: str = ""  # the host's CPUs that its vCPUs are pinned to
     hugepages: bool = False
+    numa: bool = False  # whether all of it is of one NUMA node of its host
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Node:
     saved: bool = False
     devices: tuple[str, ...] = ()  # addresses of the host's PCI devices that it has
     seeded: bool = False  # whether there is what it was told at its first boot
+    cell: int | None = None  # the NUMA node of its host that it is bound to
 
     @property
     def state(self) -> str:
@@ -120,6 +122,7 @@ class Wish:
     devices: tuple[str, ...] | None = None
     cpuset: str | None = None
     hugepages: bool | None = None
+    numa: bool | None = None
     update: bool = True
     fetched: bool = False  # whether its image has to come from elsewhere first
     told: bool = False  # whether it is told something at its first boot
@@ -147,6 +150,17 @@ class Plan:
 
     def diff(self) -> dict[str, dict[str, object]]:
         return diff_of(self.changes)
+
+
+def used_by(nodes: Sequence[Node]) -> tuple[int, int]:
+    """Return how many vCPUs and how much memory nodes have, running or not."""
+    vcpus = memory = 0
+    for node in nodes:
+        # What a guest has not given back is not free, whatever its next start will bring.
+        live = node.live or node.config
+        vcpus += max(node.config.vcpus, live.vcpus)
+        memory += max(node.config.memory, live.memory)
+    return vcpus, memory
 
 
 def given(value: Item | None) -> Item:
@@ -191,8 +205,15 @@ def forwarded(forward_ports: Sequence[str], inside: int) -> tuple[str, int] | No
     return None
 
 
-def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
-    """Return what must be done to get from `node` (None: there is none) to `wish` on a host with `capacity`.
+def grows(wish: Wish, node: Node | None) -> bool:
+    """Return whether a wish needs more of a host, so that the host's capacity must be known to plan it."""
+    if node is None:
+        return wish.state not in ("absent", "abandoned")
+    return any((getattr(wish, field) or 0) > getattr(node.config, field) for field in ("vcpus", "memory", "max_vcpus", "max_memory"))
+
+
+def make_plan(wish: Wish, node: Node | None, capacity: Capacity | None) -> Plan:
+    """Return what must be done to get from `node` (None: there is none) to `wish` on a host with `capacity`, needed only for what grows.
 
     Raises NodeError when the wish cannot be met; then nothing has been touched.
     """
@@ -204,7 +225,7 @@ def make_plan(wish: Wish, node: Node | None, capacity: Capacity) -> Plan:
     if wish.state in ("absent", "abandoned"):
         return Plan() if node is None else _removal(node)
     if node is None:
-        return _creation(wish, capacity)
+        return _creation(wish, given(capacity))
     if node.unfinished == "releasing":
         raise NodeError("the release of %s was cut short: release it again" % wish.name)
     if node.disk_missing and not node.unfinished and wish.state in ("running", "restarted"):
@@ -247,7 +268,9 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     _check_size(size)
     check_fits(wish.name, size, None, capacity)
     boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or (), wish.labels or ()))
-    boot = replace(boot, devices=wish.devices or (), cpuset=wish.cpuset or "", hugepages=bool(wish.hugepages))
+    boot = replace(boot, devices=wish.devices or (), cpuset=wish.cpuset or "", hugepages=bool(wish.hugepages), numa=bool(wish.numa))
+    if boot.numa and boot.cpuset:
+        raise NodeError("numa: a node of one NUMA node of its host is pinned to that one's CPUs: give either numa or cpuset")
     steps = [Step("define", size, boot), Step("create_disk", size, boot), *([Step("write_seed")] if wish.told else []), Step("finish")]
     if wish.fetched:
         steps.insert(0, Step("fetch_image", size, boot))
@@ -265,7 +288,7 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     ]
     if boot.disk:
         changes.append(Change("disk", None, format_size(boot.disk)))
-    for field in ("devices", "cpuset", "hugepages"):
+    for field in ("devices", "cpuset", "hugepages", "numa"):
         if getattr(boot, field):
             value = getattr(boot, field)
             changes.append(Change(field, None, list(value) if isinstance(value, tuple) else value))
@@ -314,7 +337,7 @@ def check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> N
 
 def _refuse_other_boot(wish: Wish, node: Node) -> None:
     boot = given(node.boot)
-    for field in ("image", "disk", "network", "forward_ports", "labels", "devices", "cpuset", "hugepages"):
+    for field in ("image", "disk", "network", "forward_ports", "labels", "devices", "cpuset", "hugepages", "numa"):
         wanted, found = getattr(wish, field), getattr(boot, field)
         if wanted is not None and wanted != found:
             raise NodeError(
@@ -337,7 +360,7 @@ def _shown(value: object) -> str:
     return ascii(value if not isinstance(value, tuple) else list(value))
 
 
-def _resize(wish: Wish, node: Node, capacity: Capacity) -> Plan:
+def _resize(wish: Wish, node: Node, capacity: Capacity | None) -> Plan:
     config = node.config
     vcpus = config.vcpus if wish.vcpus is None else wish.vcpus
     memory = config.memory if wish.memory is None else wish.memory
@@ -348,7 +371,8 @@ def _resize(wish: Wish, node: Node, capacity: Capacity) -> Plan:
         max_memory=max(config.max_memory, memory) if wish.max_memory is None else wish.max_memory,
     )
     _check_size(target)
-    check_fits(wish.name, target, config, capacity)
+    if grows(wish, node):
+        check_fits(wish.name, target, config, given(capacity))
     steps, changes, reasons = [], [], []
     live_target = node.live
     if node.saved and target != config:

@@ -10,9 +10,11 @@ from typing import Any, Collection, Mapping, NamedTuple
 
 from ._fleet import MIB, WHOLE, Fleet, Free, Host, Request, lacking, nearest_miss
 from ._packing import POLICIES, Mix
-from ._units import format_size
+from ._repacking import Occupancy, Placed
+from ._units import format_size, parse_size
 
 GIB = 1024 * MIB
+SERVICE_LABEL = "cloud.lepton.service"
 
 
 class PlacementError(ValueError):
@@ -86,15 +88,58 @@ def place(
     silent = _silent(answers, "node")
     if silent and host is None:
         raise PlacementError("a node %s may exist already%s. Name a host if you know that it does not" % (node, _may_have_it(silent, answers)))
-    hosts = [_as_host(name, answer, labels.get(name, {})) for name, answer in sorted(answers.items()) if answer.get("capacity") and host in (None, name)]
-    best = Fleet(hosts, POLICIES[policy](Mix([request], hosts))).choose(request)
+    hosts = _hosts({name: answer for name, answer in answers.items() if host in (None, name)}, labels)
+    fleet = Fleet(hosts, POLICIES[policy](Mix([request], hosts)))
+    best = fleet.choose(request)
     if best is None:
         asked = "%g vCPUs and %s" % (request.cpus / WHOLE, format_size(request.memory)) + (" and %d GPUs" % request.gpus if request.gpus else "")
         why = "; ".join("%s: %s" % pair for pair in nearest_miss(hosts, request))
-        raise PlacementError("no host can have a node with %s: %s" % (asked, why or "no host answered"))
+        raise PlacementError("no host can have a node with %s: %s%s" % (asked, why or "no host answered", _move_first(fleet, request, answers)))
     fitting = sum(not lacking(item, request) for item in hosts)
     left = "%g vCPUs and %s are left there then" % (best.left.cpus / WHOLE, format_size(best.left.memory // MIB * MIB))
     return best.host, "the best of %d hosts that can have it, by policy %s: %s" % (fitting, policy, left)
+
+
+class Fit(NamedTuple):
+    """The hosts that so many nodes alike would go to, in their order, and where not all have room, what each host lacks for one more."""
+
+    hosts: tuple[str, ...]
+    lacking: tuple[tuple[str, str], ...]
+
+
+def fit(request: Request, count: int, *, answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Mapping[str, str]], policy: str = "spread") -> Fit:
+    """Return where up to `count` nodes alike would go, one after the other. See M(lepton.cloud.host_info) and `place` for what hosts answered."""
+    hosts = _hosts(answers, labels)
+    fleet, found = Fleet(hosts, POLICIES[policy](Mix([request], hosts))), []
+    while len(found) < count:
+        choice = fleet.choose(request)
+        if choice is None:
+            silent = [(name, str(answer.get("msg", "not reached"))) for name, answer in sorted(answers.items()) if not answer.get("capacity")]
+            return Fit(tuple(found), (*nearest_miss(fleet.hosts(), request), *silent))
+        fleet.take(choice, request)
+        found.append(choice.host)
+    return Fit(tuple(found), ())
+
+
+def _hosts(answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Mapping[str, str]]) -> list[Host]:
+    return [_as_host(name, answer, labels.get(name, {})) for name, answer in sorted(answers.items()) if answer.get("capacity")]
+
+
+def _move_first(fleet: Fleet, request: Request, answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which one node could make room by moving, "" where none could. Replicas of services and what has devices of its host stay."""
+    occupancy, states = Occupancy(fleet), {}
+    for host in fleet.hosts():
+        for node in answers[host.name].get("nodes", ()):
+            if not node.get("devices") and SERVICE_LABEL not in node.get("labels", {}):
+                size, states[node["name"]] = size_of(node), node["state"]
+                own = Request(size["vcpus"] * WHOLE, parse_size(size["memory"]), numa=bool(node.get("numa")))
+                occupancy.note(host.name, Placed(node["name"], own))
+    move = occupancy.find_move(request)
+    if move is None:
+        return ""
+    name = move.placed.name
+    moved = "%s has room once %s, which is %s, has moved to %s" % (move.from_host, name, states[name], move.to.host)
+    return ". %s: node move %s %s" % (moved, name, move.to.host)
 
 
 def _as_host(name: str, answer: Mapping[str, Any], labels: Mapping[str, str]) -> Host:
@@ -102,8 +147,25 @@ def _as_host(name: str, answer: Mapping[str, Any], labels: Mapping[str, str]) ->
     carries = Counter("%s=%s" % pair for node in answer.get("nodes", ()) for pair in node.get("labels", {}).items())
     whole = room.get("vcpus", room["vcpus_free"]) * WHOLE, room.get("memory", room["memory_free"])
     gpus = tuple(WHOLE for gpu in answer.get("gpus") or () if not gpu["why"])
-    free = Free(room["vcpus_free"] * WHOLE, room["memory_free"], gpus, all_cpus=whole[0], all_memory=whole[1])
+    free = Free(room["vcpus_free"] * WHOLE, room["memory_free"], gpus, "", *whole, _cells(answer))
     return Host(name, free, labels, carries, answer.get("closed") or "")
+
+
+def _cells(answer: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:
+    """Return what each NUMA node of a host has left for nodes that are bound to one, () where the host has but one."""
+    found = []
+    for cell in answer.get("host", {}).get("numa", ()):
+        vcpus = cell["cpus"] * answer["capacity"]["vcpus"] // answer["host"]["cpus"]  # as many for each CPU as on the whole host
+        sizes = [size_of(node) for node in answer.get("nodes", ()) if node.get("numa_node") == cell["node"]]
+        gpus = sum(gpu["numa"] in (cell["node"], -1) and not gpu["why"] for gpu in answer.get("gpus") or ())
+        left = vcpus - sum(size["vcpus"] for size in sizes), cell["memory"] - sum(parse_size(size["memory"]) for size in sizes)
+        found.append((left[0] * WHOLE, left[1], gpus))
+    return tuple(sorted(found))
+
+
+def size_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a node with the size that its next start brings, which is what it was asked to have."""
+    return {**node, **(node.get("config") or {})}
 
 
 class Room(NamedTuple):

@@ -35,8 +35,11 @@ def node_result(node: Node) -> dict[str, Any]:
         shown["forward_ports"] = list(node.boot.forward_ports)
         shown["labels"] = dict(node.boot.labels)
         shown["disk"] = format_size(node.boot.disk) if node.boot.disk else None
-        pinned = {"devices": list(node.boot.devices or node.devices), "first_boot": node.seeded, "cpuset": node.boot.cpuset, "hugepages": node.boot.hugepages}
+        pinned = {"devices": list(node.boot.devices or node.devices), "first_boot": node.seeded}
+        pinned.update({field: getattr(node.boot, field) for field in ("cpuset", "hugepages", "numa")})
         shown.update({field: value for field, value in pinned.items() if value})
+    if node.cell is not None:
+        shown["numa_node"] = node.cell
     shown["restart_required"] = node.live is not None and (
         node.live.vcpus != node.config.vcpus or node.live.max_vcpus != node.config.max_vcpus or node.live.max_memory != node.config.max_memory
     )

@@ -14,13 +14,13 @@ from typing import Any, Iterator, Mapping
 
 from ._backends import BACKENDS, CLUSTERS, images_of, room_of
 from ._balancer import is_down, is_up
-from ._placement import Room
+from ._placement import SERVICE_LABEL, Room, size_of
 from ._service import Service, ServiceError, check_name, read_service
 from ._units import parse_size
 
 Answers = Mapping[str, Mapping[str, Mapping[str, Any]]]
 BALANCERS = "load_balancers"
-SERVICE_LABEL, REVISION_LABEL = "cloud.lepton.service", "cloud.lepton.revision"
+REVISION_LABEL = "cloud.lepton.revision"
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _found(name: str, answers: Answers) -> Iterator[Replica]:
         for host, answer in answers.get(kind.group, {}).items():
             for item in answer.get(kind.known, ()):
                 if item.get("owned", True) and item.get("labels", {}).get(SERVICE_LABEL) == name and pattern.fullmatch(item["name"]):
-                    size = {**item, **(item.get("config") or {})}  # what a node has at its next start is what it was asked to have
+                    size = size_of(item)  # what a node has at its next start is what it was asked to have
                     yield Replica(
                         name=item["name"],
                         host=host,

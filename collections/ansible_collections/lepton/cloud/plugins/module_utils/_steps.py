@@ -14,7 +14,7 @@ import json
 from typing import Any, Callable, Mapping, Sequence
 
 from ._moving import drain_host, evacuate_host, move_node
-from ._placement import PlacementError, locate
+from ._placement import PlacementError, locate, size_of
 from ._rollout import adopt_service, balance_service, create_service, delete_service, reconcile_service, resize_service, scale_service, update_service
 from ._service import ServiceError
 from ._units import format_size, parse_size
@@ -157,7 +157,7 @@ def rebuild_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping
     if image not in known:
         # Before anything is removed: a node without an image could not be made again.
         raise StepError("%s has no image %s: expected one of %s" % (host, ascii(str(image)[:80])[1:-1], ", ".join(sorted(known)) or "none"))
-    size = dict(node, **node.get("config", {}))
+    size = size_of(node)
     _must_fit(name, host, size, answers[host])
     made = {field: size[field] for field in ("vcpus", "max_vcpus", "memory", "max_memory")}
     made["image"] = image
@@ -167,7 +167,7 @@ def rebuild_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping
     create = dict(made, name=name, state="running", update=False)
     if node.get("forward_ports"):
         create["forward_ports"] = node["forward_ports"]
-    for field in ("labels", "devices", "cpuset", "hugepages"):
+    for field in ("labels", "devices", "cpuset", "hugepages", "numa"):
         if node.get(field):
             create[field] = node[field]
     if node.get("first_boot"):

@@ -155,6 +155,11 @@ options:
     description:
       - Whether the memory of a new node is of the host's huge pages, which it must have reserved.
     type: bool
+  numa:
+    description:
+      - Whether all of a new node, its vCPUs, memory and devices, is of one NUMA node of the host; chosen is the one that has least left then. Where the
+        host has but one, nothing is bound.
+    type: bool
   health_path:
     description:
       - Path that answers 2xx when the node can serve, for O(state=healthy). It is asked for from the host.
@@ -256,7 +261,7 @@ from ..module_utils._host_lock import host_lock
 from ..module_utils._libvirt import Host
 from ..module_utils._local_files import LocalFiles
 from ..module_utils._module import HOST_OPTIONS, connected
-from ..module_utils._node import NodeError, Plan, Wish, check_name, forwarded, given, make_plan
+from ..module_utils._node import NodeError, Plan, Wish, check_name, forwarded, given, grows, make_plan
 from ..module_utils._ports import probe
 from ..module_utils._results import node_result
 from ..module_utils._units import parse_size
@@ -305,6 +310,7 @@ def read_wish(params: dict) -> Wish:
         devices=None if params["devices"] is None else tuple(params["devices"]),
         cpuset=params["cpuset"],
         hugepages=params["hugepages"],
+        numa=params["numa"],
         update=params["update"],
         told=params["first_boot"] is not None,
     )
@@ -320,10 +326,13 @@ def plan_for(host: Host, wish: Wish) -> Plan:
         raise NodeError("first_boot: only a KVM host that is reached by ssh writes what a node is told")
     if wish.fetched and not isinstance(host.files, LocalFiles):
         raise NodeError("image_url: a host fetches its images itself: reach it by ssh, and not by a libvirt URI of another machine")
-    plan = make_plan(wish, host.node(wish.name), host.capacity())
+    node = host.node(wish.name)
+    # All nodes of the host are looked at only where something more is wanted of it.
+    plan = make_plan(wish, node, host.room_of(node) if grows(wish, node) else None)
     for step in plan.steps:
         if step.action in ("define", "create_disk"):
-            (host.check_image if not wish.fetched or host.has_image(given(step.boot).image) else host.check_host)(given(step.boot))
+            check = host.check_image if not wish.fetched or host.has_image(given(step.boot).image) else host.check_host
+            check(wish.name, given(step.size), given(step.boot))
     return plan
 
 
@@ -394,6 +403,7 @@ def main() -> None:
             devices={"type": "list", "elements": "str"},
             cpuset={"type": "str"},
             hugepages={"type": "bool"},
+            numa={"type": "bool"},
             health_path={"type": "str"},
             health_port={"type": "int"},
             update={"type": "bool", "default": True},
