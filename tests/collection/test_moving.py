@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -146,6 +147,12 @@ class Fleet:
         command = ["-i", self.folder / "hosts.yml", ROOT / f"playbooks/{playbook}.yml", "-e", json.dumps(arguments), *words]
         return ansible("ansible-playbook", command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, timeout=240)
 
+    def answer(self, playbook: str, **arguments: Any) -> dict[str, Any]:
+        """Return what a playbook that looks for room says, as Ansible shows it."""
+        (told,) = re.findall(r"^ok: \[localhost\] => (.*\"fit\".*)$", self.run(playbook, "-v", **arguments).stdout, re.MULTILINE)
+        found: dict[str, Any] = json.loads(told)["fit"]
+        return found
+
     def state(self, name: str) -> dict[str, str]:
         """Return libvirt's own word for a node, by host that has it."""
         words = {host: of.virsh("domstate", name) for host, of in self.hosts.items()}
@@ -215,3 +222,42 @@ def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: F
     assert (lost / "disks/mv-1.qcow2").exists()
     fleet.hosts["kvm2"].node("mv-1", state="absent")
     fleet.hosts["kvm1"].node("mv-1", state="absent")
+
+
+@pytest.mark.libvirt
+@pytest.mark.slow
+def test_what_is_said_to_fit_fits_and_one_more_does_not(fleet: Fleet) -> None:
+    whole = fleet.hosts["kvm1"].module("host_info")["capacity"]["memory"]
+    memory = f"{whole * 2 // 5 >> 20}MiB"  # two on each host, of which nothing is used before they run
+    told = fleet.run("host/room", memory=memory, numa=True, spread="host")
+    assert told.returncode == 0, told.stdout
+    assert "count from 1 to 1000, not 0" in fleet.run("host/room", memory=memory, count=0).stdout
+    answer = fleet.answer("host/room", memory=memory, spread="host")
+    assert answer["nodes"] == 4
+    assert answer["hosts"] == [{"host": "kvm1", "nodes": 2}, {"host": "kvm2", "nodes": 2}]
+    assert [(each["host"], "free of" in each["why"]) for each in answer["lacking"]] == [("kvm1", True), ("kvm2", True)]
+    assert fleet.answer("host/room", memory=memory, count=3)["lacking"] == []
+    for number, host in enumerate(("kvm1", "kvm1", "kvm2", "kvm2")):
+        fleet.hosts[host].node(f"fits-{number}", image="guest", vcpus=1, memory=memory, max_memory=memory, virtualization="emulation")
+    assert {name: fleet.state(name) for name in ("fits-0", "fits-3")} == {"fits-0": {"kvm1": "shut off"}, "fits-3": {"kvm2": "shut off"}}
+    assert fleet.answer("host/room", memory=memory)["nodes"] == 0
+    refused = fleet.run("node/create", node="fits-4", memory=memory)
+    assert refused.returncode != 0
+    assert "no host can have a node with 1 vCPUs" in refused.stdout
+    for number in (0, 1):
+        fleet.hosts["kvm1"].node(f"fits-{number}", state="absent")
+
+
+@pytest.mark.libvirt
+@pytest.mark.slow
+def test_what_would_make_room_makes_room(fleet: Fleet) -> None:
+    whole = fleet.hosts["kvm1"].module("host_info")["capacity"]["memory"] >> 20
+    for name, host, share in (("small", "kvm1", 0.2), ("large", "kvm2", 0.6)):
+        size = {"memory": f"{int(whole * share)}MiB", "max_memory": f"{int(whole * share)}MiB"}
+        fleet.hosts[host].node(name, image="guest", vcpus=1, virtualization="emulation", **size)
+    memory = f"{int(whole * 0.9)}MiB"
+    refused = fleet.run("node/create", node="huge", memory=memory, max_memory=memory)
+    assert "kvm1 has room once small, which is stopped, has moved to kvm2: node move small kvm2" in refused.stdout.replace("\n", " ")
+    moved = fleet.run("node/move", node="small", host="kvm2")
+    assert moved.returncode == 0, moved.stdout
+    assert fleet.answer("host/room", memory=memory)["hosts"] == [{"host": "kvm1", "nodes": 1}]

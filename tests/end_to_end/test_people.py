@@ -291,6 +291,15 @@ def test_a_picture_shows_what_hosts_have_left(ada: Person) -> None:
     assert httpx.get(file["url_private"]).content.startswith(b"\x89PNG")
 
 
+def test_how_many_nodes_would_fit_is_said_host_by_host(ada: Person) -> None:
+    ada.say("/lepton host room 2 memory=16MiB")
+    done = str(ada.wait(lambda text: "WOULD FIT" in text)["blocks"])
+    assert re.search(r"here +2", done), done
+    ada.say("/lepton host room memory=900GiB")
+    short = str(ada.wait(lambda text: "WOULD FIT" in text and "900GiB" in text)["blocks"])
+    assert re.search(r"here +0 +it has \S+ free of 900GiB", short), short
+
+
 def test_the_message_leads_to_the_runs_page_for_who_has_come_in(ada: Person, mallory: Person, prod: str) -> None:
     ada.say(f"/lepton node show {prod}")
     done = ada.wait(lambda text: "*done*" in text)

@@ -24,7 +24,7 @@ def test_all_built_in_operations_are_usable_and_guarded(catalog: Catalog) -> Non
         "backup": ["list", "verify"],
         "container": ["adopt", "list", "logs", "remove", "start", "stop"],
         "deployment": ["deploy", "logs", "restart", "rollback", "scale", "show", "undeploy"],
-        "host": ["drain", "evacuate", "prepare", "resume", "show"],
+        "host": ["drain", "evacuate", "prepare", "resume", "room", "show"],
         "monitoring": ["install"],
         "image": ["build", "list", "move", "push", "remove"],
         "node": [

@@ -29,7 +29,7 @@ _HOST_KINDS = {
 _ANSWER_TYPES: dict[str, type] = {
     "nodes": list, "host": dict, "capacity": dict, "console": str, "node": dict, "images": list,
     "containers": list, "container": dict, "room": dict, "container_images": dict, "log": str, "services": list, "service": dict, "server": dict,
-    "deployments": list, "deployment": dict, "model_images": list, "image": dict, "start_seconds": float,
+    "deployments": list, "deployment": dict, "model_images": list, "image": dict, "start_seconds": float, "fit": dict,
 }  # fmt: skip
 
 

@@ -296,7 +296,19 @@ def inventory_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]
             [node["name"], host, node["state"], f"{node['vcpus']} of {node['max_vcpus']}", f"{node['memory']} of {node['max_memory']}"] for host, node in nodes
         ]
         tables.append(_table(rows))
-    tables += _container_tables(answers) + _image_tables(answers) + _service_tables(answers) + _deployment_tables(answers)
+    tables += _fit_tables(answers) + _container_tables(answers) + _image_tables(answers) + _service_tables(answers) + _deployment_tables(answers)
+    return tables
+
+
+def _fit_tables(answers: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return how many nodes of a size would fit on each host, and why not one more where that was found out."""
+    tables = []
+    for found in (answer["fit"] for _host, answer in sorted(answers.items()) if "fit" in answer):
+        fitting = {each["host"]: each["nodes"] for each in found["hosts"]}
+        lacking = {each["host"]: each["why"] for each in found["lacking"]}
+        rows = [["HOST", "WOULD FIT", "NOT ONE MORE, SINCE"]]
+        rows += [[host, str(fitting.get(host, 0)), lacking.get(host, "")] for host in sorted({*fitting, *lacking})]
+        tables.append(_table([*rows, ["all", str(found["nodes"]), ""]]))
     return tables
 
 

@@ -20,11 +20,12 @@ from ..module_utils._placement import PlacementError, fit, place, place_containe
 from ..module_utils._units import parse_size
 from ..plugin_utils._answers import answers_of
 
+MOST = 1000  # nodes that are asked for together
 THESE = "these"  # the group of those that are asked for together
 
 
 class ActionModule(ActionBase):
-    """Answers `host` and `why`, or with `count`, `hosts` and what each that has no room for one more is `lacking`; where no host has room, it fails."""
+    """Answers `host` and `why`, and fails where no host has room; or with `count`, `fit`: how many nodes fit where, and what hosts are lacking for one more."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
@@ -69,12 +70,12 @@ def _node(args: Mapping[str, Any], answers: Mapping[str, Any], labels: Mapping[s
     if "count" not in args:
         host, why = place(args["node"], request, host=args.get("host") or None, answers=answers, labels=labels, policy=policy)
         return {"host": host, "why": why}
-    if request.cpus < WHOLE:
-        raise PlacementError("vcpus must be at least 1, not %s" % args["vcpus"])
+    if request.cpus < WHOLE or not 1 <= int(args["count"]) <= MOST:
+        raise PlacementError("vcpus must be at least 1, not %s, and count from 1 to %d, not %s" % (args["vcpus"], MOST, args["count"]))
     found = fit(request, int(args["count"]), answers=answers, labels=labels, policy=policy)
     counted = Counter(found.hosts)
     lacking = [{"host": name, "why": why} for name, why in found.lacking]
-    return {"fits": len(found.hosts), "hosts": [{"host": name, "nodes": counted[name]} for name in sorted(counted)], "lacking": lacking}
+    return {"fit": {"nodes": len(found.hosts), "hosts": [{"host": name, "nodes": counted[name]} for name in sorted(counted)], "lacking": lacking}}
 
 
 def _labels(given: Any) -> dict[str, str]:

@@ -69,29 +69,19 @@ class Occupancy:
         if request in self._hopeless:
             return None
         best: tuple[float, Move] | None = None
-        elsewhere: dict[Request, Choice | None] = {}
-        seen: set[tuple[Free, Free, Request]] = set()
-        for host, placed, free in self._movable(request):
+        score, seen = self.fleet.score, set()
+        for host, placed, elsewhere in self._movable(request):
+            free = self._without(host, placed)
             key = (host.free, free, placed.request)
-            if key in seen:  # the same thing on a host in the same state
-                continue
+            lefts = [] if key in seen else remaining(free, request)  # not once more the same thing on a host in the same state
             seen.add(key)
-            lefts = remaining(free, request)
             if not lefts:
                 continue
-            cost, left = min(((self.fleet.score(host.free, left, request), left) for left in lefts), key=lambda pair: pair[0])
-            if placed.request not in elsewhere:
-                elsewhere[placed.request] = self.fleet.choose(placed.request)
-            to = elsewhere[placed.request]
-            if to is not None and to.host == host.name:
-                to = self.fleet.choose(placed.request, but=host.name)
-            here = min(
-                (Choice(host.name, after, self.fleet.score(left, after, placed.request)) for after in remaining(left, placed.request)),
-                key=lambda choice: choice.score,
-                default=None,
-            )
-            if here is not None and (to is None or here.score < to.score):
-                to = here
+            cost, left = min(((score(host.free, left, request), left) for left in lefts), key=lambda pair: pair[0])
+            if elsewhere is not None and elsewhere.host == host.name:
+                elsewhere = self.fleet.choose(placed.request, but=host.name)
+            here = [Choice(host.name, after, score(left, after, placed.request)) for after in remaining(left, placed.request)]
+            to = min([*here, *([elsewhere] if elsewhere else [])], key=lambda choice: choice.score, default=None)
             if to is not None and (best is None or cost + to.score < best[0]):
                 best = (cost + to.score, Move(placed, host.name, to, Choice(host.name, left, cost)))
         if best is None:
@@ -99,17 +89,22 @@ class Occupancy:
             return None
         return best[1]
 
-    def _movable(self, request: Request) -> Iterator[tuple[Host, Placed, Free]]:
-        """Yield what may be moved, where it is, and what its host would have left without it, as far as that could be enough."""
+    def _movable(self, request: Request) -> Iterator[tuple[Host, Placed, Choice | None]]:
+        """Yield what might make room, where it is, and which host it could go to; None where only another GPU of its own could do."""
+        elsewhere: dict[Request, Choice | None] = {}
         for host in self.fleet.hosts():
             free, run = host.free, self._placed[host.name].values()
             if not run or barred(host, request):
                 continue
-            gpu = sum(free.gpus)
+            gpu, largest = sum(free.gpus), max(free.gpus, default=0)
             for placed in run:
                 of = placed.request
-                if free.cpus + of.cpus >= request.cpus and free.memory + of.memory >= request.memory and gpu + of.gpu >= request.gpu:
-                    yield host, placed, self._without(host, placed)
+                if free.cpus + of.cpus < request.cpus or free.memory + of.memory < request.memory or gpu + of.gpu < request.gpu:
+                    continue
+                if of not in elsewhere:
+                    elsewhere[of] = self.fleet.choose(of)
+                if elsewhere[of] is not None or (placed.gpus and _of_each(of) <= largest):
+                    yield host, placed, elsewhere[of]
 
     def _without(self, host: Host, placed: Placed) -> Free:
         free, gpus = host.free, host.free.gpus
