@@ -126,11 +126,14 @@ def _hosts(answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Mappin
 
 
 def _move_first(fleet: Fleet, request: Request, answers: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return which one node could make room by moving, "" where none could. Replicas of services and what has devices of its host stay."""
+    """Return which one node could make room by moving, "" where none could. Replicas of services stay, and what has devices of its host.
+
+    A node without a state is only planned.
+    """
     occupancy, states = Occupancy(fleet), {}
     for host in fleet.hosts():
         for node in answers[host.name].get("nodes", ()):
-            if not node.get("devices") and SERVICE_LABEL not in node.get("labels", {}):
+            if "state" in node and not node.get("devices") and SERVICE_LABEL not in node.get("labels", {}):
                 size, states[node["name"]] = size_of(node), node["state"]
                 own = Request(size["vcpus"] * WHOLE, parse_size(size["memory"]), numa=bool(node.get("numa")))
                 occupancy.note(host.name, Placed(node["name"], own))
