@@ -25,7 +25,7 @@ from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hype
 from lepton_ai.sandbox.stand import free_port, link_guest_image
 
 GIB = 1 << 30
-BACKUPS = {"directory": "/srv/backups"}
+BACKUPS = {"directories": dict.fromkeys("abc", "/srv/backups")}
 
 
 def node(name: str, *, state: str = "running", **labels: str) -> dict[str, Any]:
@@ -91,7 +91,7 @@ SAVED = [saved("n1", "a"), saved("n1", "a", 2), saved("n2", "a"), saved("n3", "b
 
 
 def evacuated(answers: dict[str, Any], **arguments: Any) -> list[dict[str, Any]]:
-    return plan("host.evacuate", answers, {**BACKUPS, "saved": SAVED}, **{"host": "a", "is_off": True, **arguments})
+    return plan("host.evacuate", answers, {**BACKUPS, "saved": {"b": SAVED, "c": SAVED}}, **{"host": "a", "is_off": True, **arguments})
 
 
 def test_the_nodes_of_a_lost_host_are_made_of_their_newest_backups() -> None:

@@ -52,6 +52,7 @@ class Backup:
     hugepages: bool = False
     numa: bool = False
     host: str = ""  # where it ran, as the inventory calls that host; "" where nobody said
+    copied: bool = False  # whether it came from another folder
 
     @property
     def node_size(self) -> Size:

@@ -66,11 +66,13 @@ class Store:
         return partial
 
     def finish(self, backup: Backup) -> Backup:
-        """Give a backup its name, with its manifest: from then on it is one."""
+        """Give a backup its name, with its manifest: from then on it is one. One that comes from elsewhere has its digest already."""
         partial = self.path("." + backup.id)
         disk = os.path.join(partial, DISK)
         if os.path.exists(disk):
             sha256, size = digest(disk)
+            if backup.sha256 and backup.sha256 != sha256:
+                raise NodeError("backup %s is not as it was written: its digest is another" % backup.id)
             backup = replace(backup, sha256=sha256, size=size)
         with open(os.path.join(partial, MANIFEST), "w", encoding="utf-8") as file:
             file.write(written(backup))

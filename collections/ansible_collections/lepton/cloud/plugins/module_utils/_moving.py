@@ -68,7 +68,8 @@ def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mappin
             "off and stays off (its power, its BMC), and say is_off=true" % host
         )
     there = {node["name"] for answer in answers.values() for node in answer.get("nodes", ())}
-    newest = {backup["node"]: backup for backup in sorted(declared.get("saved") or (), key=lambda backup: backup["id"])}
+    saved = declared.get("saved") or {}  # by host, each of which may have its own folder
+    newest = {backup["node"]: backup for backup in sorted((each for found in saved.values() for each in found), key=lambda backup: backup["id"])}
     wanted = arguments.get("nodes") or sorted(name for name, backup in newest.items() if backup.get("host") == host and name not in there)
     strange = [name for name in wanted if newest.get(name, {}).get("host") != host or name in there]
     if strange or not wanted:
@@ -77,8 +78,9 @@ def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mappin
     left = {name: answer for name, answer in answers.items() if name != host}
     for name in wanted:
         node = {**newest[name], "name": name}
-        target = _target(node, host, None, left)
-        given = {"node": name, "name": name, "directory": _directory(declared), "backup": node["id"], "state": "running"}
+        having = [other for other, found in saved.items() if any((each["node"], each["id"]) == (name, node["id"]) for each in found)]
+        target = _target(node, host, None, {other: answer for other, answer in left.items() if other in having})
+        given = {"node": name, "name": name, "directory": _directory(declared, target), "backup": node["id"], "state": "running"}
         title = "make %s of its backup %s on %s" % (name, node["id"], target)
         steps.append(a_step(title, target, "virtual_node_restore", given, {"state": "absent"}, {"state": "running"}, group=name))
         left = {**left, target: _with(left[target], node)}
@@ -89,10 +91,11 @@ def _service(node: Mapping[str, Any]) -> str:
     return ascii(str(node["labels"][SERVICE_LABEL])[:40])[1:-1]
 
 
-def _directory(declared: Mapping[str, Any]) -> str:
-    if not declared.get("directory"):
+def _directory(declared: Mapping[str, Any], host: str) -> str:
+    found = (declared.get("directories") or {}).get(host)
+    if not found:
         raise PlacementError("a node goes by a backup: set lepton_backups.directory in the inventory, a folder that both hosts see")
-    return str(declared["directory"])
+    return str(found)
 
 
 def _target(node: Mapping[str, Any], source: str, host: str | None, answers: Mapping[str, Mapping[str, Any]]) -> str:
@@ -121,7 +124,7 @@ def _moved(
     name = node["name"]
     if mode in (LIVE, SUSPENDED) and node["state"] == "running":
         return [_migrated(name, source, target, answers[target]["migration"], live=mode == LIVE)]
-    return _carried(name, "running" if node["state"] == "running" else "stopped", source, target, _directory(declared))
+    return _carried(name, "running" if node["state"] == "running" else "stopped", source, target, declared)
 
 
 def _migrated(name: str, source: str, target: str, there: Mapping[str, Any], *, live: bool) -> Step:
@@ -133,18 +136,20 @@ def _migrated(name: str, source: str, target: str, there: Mapping[str, Any], *, 
     return a_step(title, source, "virtual_node_migration", given, {"state": "running"}, {"state": "absent"}, group=name)
 
 
-def _carried(name: str, state: str, source: str, target: str, directory: str) -> list[Step]:
+def _carried(name: str, state: str, source: str, target: str, declared: Mapping[str, Any]) -> list[Step]:
     steps = []
+    saving = {"name": name, "directory": _directory(declared, source), "full": True, "host_name": source}
+    making = {"node": name, "name": name, "directory": _directory(declared, target), "written_by": source, "state": state}
     if state == "running":
         stop = {"name": name, "state": "stopped", "wait_seconds": POWER_SECONDS}
         steps.append(a_step("stop %s" % name, source, "virtual_node", stop, {"state": "running"}, {"state": "stopped"}, group=name))
     steps += [
-        a_step("back %s up" % name, source, "virtual_node_backup", {"name": name, "directory": directory, "full": True, "host_name": source}, group=name),
+        a_step("back %s up" % name, source, "virtual_node_backup", saving, group=name),
         a_step(
             "make %s of that on %s" % (name, target),
             target,
             "virtual_node_restore",
-            {"node": name, "name": name, "directory": directory, "state": state},
+            making,
             {"state": "absent"},
             {"state": state},
             group=name,

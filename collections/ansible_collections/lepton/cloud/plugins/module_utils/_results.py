@@ -61,5 +61,5 @@ def capacity_result(capacity: Capacity) -> dict[str, Any]:
 
 def backup_result(backup: Backup) -> dict[str, Any]:
     """Return a backup as every module reports it."""
-    shown = {field: getattr(backup, field) for field in ("node", "id", "parent", "consistency", "size", "sha256", "image", "host")}
+    shown = {field: getattr(backup, field) for field in ("node", "id", "parent", "consistency", "size", "sha256", "image", "host", "copied")}
     return dict(shown, vcpus=backup.size_vcpus, memory=format_size(backup.size_memory), disk=format_size(backup.disk) if backup.disk else None)

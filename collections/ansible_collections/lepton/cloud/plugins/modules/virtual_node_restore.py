@@ -39,6 +39,10 @@ options:
     description:
       - Which backup. The newest where not given.
     type: str
+  written_by:
+    description:
+      - Only backups that this host of the inventory wrote into this very folder, and no copies of such.
+    type: str
   directory:
     description:
       - The folder of backups on the host, such as a mounted share. It must be there.
@@ -108,6 +112,7 @@ def main() -> None:
             node={"type": "str", "required": True},
             name={"type": "str"},
             backup={"type": "str"},
+            written_by={"type": "str"},
             directory={"type": "path", "required": True},
             state={"type": "str", "choices": ["running", "stopped"], "default": "running"},
             virtualization={"type": "str", "choices": ["auto", "hardware", "emulation"], "default": "auto"},
@@ -118,7 +123,12 @@ def main() -> None:
     with connected(module) as host:
         name = check_name(params["name"] or params["node"])
         store = Store(params["directory"], params["node"])
-        identity = params["backup"] or max(store.known(), default=None)
+        writer = params["written_by"]
+        # A copy of an older one must not be taken for what that host has just written into a folder that this one does not see.
+        known = {item.id for item in store.known().values() if writer is None or (item.host == writer and not item.copied)}
+        identity = params["backup"] or max(known, default=None)
+        if identity is None and writer is not None:
+            raise NodeError("%s has no backup of %s that %s wrote: do both hosts see the same folder?" % (params["directory"], params["node"], writer))
         if identity is None:
             raise NodeError("there is no backup of %s in %s" % (params["node"], params["directory"]))
         chain = store.whole_chain(identity)
