@@ -46,6 +46,7 @@ def test_devices_pinning_huge_pages_and_a_seed_are_as_libvirt_has_them(tmp_path:
     seat = Seat(None, [2, 3], ["0000:3b:00.0", "0000:3b:00.1"])
     xml = render_domain("a", SIZE, boot, virtualization="kvm", direct_boot=None, has_disk=True, seat=seat, **paths)
     assert validated(xml, tmp_path) == ""
+    assert validated(render(Boot("guest", 1 << 30, "bridge:br0", (), mac="52:54:00:4b:1f:07"), DIRECT), tmp_path) == ""
     assert read_hostdevs(xml) == ("0000:3b:00.0", "0000:3b:00.1")
     assert read_boot(xml) == boot
     pins = [(pin.get("vcpu"), pin.get("cpuset")) for pin in ET.fromstring(xml).iterfind("cputune/vcpupin")]

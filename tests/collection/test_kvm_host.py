@@ -109,10 +109,28 @@ def test_a_prepared_host_has_pools_a_network_with_leases_and_is_reached_by_tls(t
     assert not broken["failed"], broken  # libvirt asks for the bridge when a node joins
 
     size = {"vcpus": 1, "memory": "96MiB", "virtualization": "emulation"}
-    assert host.module("virtual_node", name="net-1", state="running", image="guest", network="network:models", **size)["changed"]
+    made = {"name": "net-1", "state": "running", "image": "guest", "network": "network:models", "mac": "52:54:00:4B:1F:07", "disk": "16MiB", **size}
+    assert host.module("virtual_node", **made)["node"]["mac"] == "52:54:00:4b:1f:07"
+    assert not host.module("virtual_node", **made)["changed"]
+    assert "that cannot be changed" in host.module("virtual_node", **{**made, "mac": "52:54:00:4b:1f:08"})["msg"]
+    for mac, network in (("53:54:00:4b:1f:07", "network:models"), ("52:54:00:4b:1f", "network:models"), ("52:54:00:4b:1f:07", "user")):
+        assert "expected one such as 52:54:00:4b:1f:07" in host.module("virtual_node", **{**made, "name": "net-2", "mac": mac, "network": network})["msg"]
     leases = eventually(lambda: host.virsh("net-dhcp-leases", "models"), 90)
     assert "192.168.150." in leases
+    assert "52:54:00:4b:1f:07" in leases
+
+    # It is known by its address wherever it goes, and nothing else is.
+    backups = two.folder / "backups"
+    backups.mkdir()
+    assert host.module("virtual_node_backup", name="net-1", directory=str(backups))["changed"]
     host.module("virtual_node", name="net-1", state="absent")
+    again = {"node": "net-1", "directory": str(backups), "state": "stopped", "virtualization": "emulation"}
+    assert host.module("virtual_node_restore", **again)["node"]["mac"] == "52:54:00:4b:1f:07"
+    assert host.module("virtual_node_restore", **again, name="net-2")["node"]["mac"] != "52:54:00:4b:1f:07"
+    assert "52:54:00:4b:1f:07" in host.virsh("domiflist", "net-1")
+    assert "52:54:00:4b:1f:07" not in host.virsh("domiflist", "net-2")
+    for name in ("net-1", "net-2"):
+        host.module("virtual_node", name=name, state="absent")
 
     stop = (two.second.folder / "libvirtd.pid").read_text()
     two.second.do("kill", stop.strip())

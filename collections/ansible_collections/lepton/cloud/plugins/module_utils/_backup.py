@@ -51,6 +51,7 @@ class Backup:
     cpuset: str = ""
     hugepages: bool = False
     numa: bool = False
+    mac: str = ""
     host: str = ""  # where it ran, as the inventory calls that host; "" where nobody said
     copied: bool = False  # whether it came from another folder
 
@@ -60,7 +61,8 @@ class Backup:
 
     @property
     def boot(self) -> Boot:
-        return Boot(self.image, self.disk, self.network, self.forward_ports, self.labels, self.devices, self.cpuset, self.hugepages, self.numa)
+        made = (self.image, self.disk, self.network, self.forward_ports, self.labels)
+        return Boot(*made, self.devices, self.cpuset, self.hugepages, self.numa, self.mac)
 
 
 def described(identity: str, node: str, size: Size, boot: Boot, **rest: Any) -> Backup:
@@ -81,6 +83,7 @@ def described(identity: str, node: str, size: Size, boot: Boot, **rest: Any) -> 
         cpuset=boot.cpuset,
         hugepages=boot.hugepages,
         numa=boot.numa,
+        mac=boot.mac,
         **rest,
     )
 

@@ -207,7 +207,9 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
         if backup.sha256:
             files.join([store.path(item.id, DISK) for item in chain], partial)
             os.rename(partial, disk)
-        made = replace(boot, labels=tuple(sorted({**dict(boot.labels), **labels}.items())))
+        # Under another name it may run beside the one that it was, and two of one address cannot.
+        mac = boot.mac if name == backup.node else ""
+        made = replace(boot, labels=tuple(sorted({**dict(boot.labels), **labels}.items())), mac=mac)
         xml = render_domain(
             name, backup.node_size, made, virtualization=kind, disk_path=disk, console_path=host.console_path(name), direct_boot=direct_boot,
             has_disk=bool(backup.sha256), seat=seat,

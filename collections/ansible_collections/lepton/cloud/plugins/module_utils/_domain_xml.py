@@ -167,6 +167,8 @@ def _network(domain: ET.Element, devices: ET.Element, boot: Boot) -> None:
             ET.SubElement(command, "{%s}arg" % QEMU_NS, value=argument)
         return
     interface = ET.SubElement(devices, "interface", type=kind)
+    if boot.mac:
+        ET.SubElement(interface, "mac", address=boot.mac)
     ET.SubElement(interface, "source", {kind: source})
     if domain.get("type") != "xen":
         ET.SubElement(interface, "model", type="virtio")
@@ -229,7 +231,7 @@ def read_boot(xml: str | ET.Element) -> Boot | None:
     mark = parsed(xml).find("metadata/{%s}node" % OWNER_NS)
     if mark is None:
         return None
-    disk = mark.get("disk")
+    disk, interface = mark.get("disk"), parsed(xml).find("devices/interface/mac")
     return Boot(
         image=mark.get("image", ""),
         disk=int(disk) if disk else None,
@@ -240,6 +242,7 @@ def read_boot(xml: str | ET.Element) -> Boot | None:
         cpuset=mark.get("cpuset", ""),
         hugepages=parsed(xml).find("memoryBacking/hugepages") is not None,
         numa=mark.get("numa") is not None,
+        mac="" if interface is None else interface.get("address", ""),
     )
 
 

@@ -21,6 +21,7 @@ MIB = 1024 * 1024
 NETWORK = re.compile(r"user|none|(?:network|bridge):[A-Za-z0-9_.-]{1,64}", re.ASCII)
 FORWARD = re.compile(r"(?:(\d{1,3}(?:\.\d{1,3}){3}):)?(\d{1,5}):(\d{1,5})", re.ASCII)
 LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,100}", re.ASCII)
+MAC = re.compile(r"[0-9a-f][02468ace](?::[0-9a-f]{2}){5}", re.ASCII)  # of one machine, and not of a group
 LOOPBACK = "127.0.0.1"
 HEADROOM = 2  # a new node can grow to this many times its size without a restart
 MEMORY_MARGIN = 0.1  # of what the guest uses, left to it when memory shrinks
@@ -53,6 +54,7 @@ class Boot:
     cpuset: str = ""  # the host's CPUs that its vCPUs are pinned to
     hugepages: bool = False
     numa: bool = False  # whether all of it is of one NUMA node of its host
+    mac: str = ""  # of its network interface; "" before it has one, and on network user or none
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Wish:
     cpuset: str | None = None
     hugepages: bool | None = None
     numa: bool | None = None
+    mac: str | None = None
     update: bool = True
     fetched: bool = False  # whether its image has to come from elsewhere first
     told: bool = False  # whether it is told something at its first boot
@@ -190,6 +193,8 @@ def check_boot(boot: Boot) -> Boot:
     for name, _value in boot.labels:
         if not LABEL.fullmatch(name):
             raise NodeError("labels: %s is not a label: expected lower-case letters, digits and '.'" % ascii(name[:60]))
+    if boot.mac and (not MAC.fullmatch(boot.mac) or boot.network in ("user", "none")):
+        raise NodeError("mac: %s: expected one such as 52:54:00:4b:1f:07, for a node on network:NAME or bridge:NAME" % ascii(boot.mac[:40]))
     if boot.forward_ports and boot.network != "user":
         raise NodeError("port forwards exist only on network user, not on %s" % boot.network)
     return boot
@@ -267,7 +272,7 @@ def _creation(wish: Wish, capacity: Capacity) -> Plan:
     )
     _check_size(size)
     check_fits(wish.name, size, None, capacity)
-    boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or (), wish.labels or ()))
+    boot = check_boot(Boot(image, wish.disk, wish.network or "user", wish.forward_ports or (), wish.labels or (), mac=wish.mac or ""))
     boot = replace(boot, devices=wish.devices or (), cpuset=wish.cpuset or "", hugepages=bool(wish.hugepages), numa=bool(wish.numa))
     if boot.numa and boot.cpuset:
         raise NodeError("numa: a node of one NUMA node of its host is pinned to that one's CPUs: give either numa or cpuset")
@@ -337,7 +342,7 @@ def check_fits(name: str, size: Size, now: Size | None, capacity: Capacity) -> N
 
 def _refuse_other_boot(wish: Wish, node: Node) -> None:
     boot = given(node.boot)
-    for field in ("image", "disk", "network", "forward_ports", "labels", "devices", "cpuset", "hugepages", "numa"):
+    for field in ("image", "disk", "network", "forward_ports", "labels", "devices", "cpuset", "hugepages", "numa", "mac"):
         wanted, found = getattr(wish, field), getattr(boot, field)
         if wanted is not None and wanted != found:
             raise NodeError(

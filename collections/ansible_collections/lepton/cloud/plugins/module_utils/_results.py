@@ -36,7 +36,7 @@ def node_result(node: Node) -> dict[str, Any]:
         shown["labels"] = dict(node.boot.labels)
         shown["disk"] = format_size(node.boot.disk) if node.boot.disk else None
         pinned = {"devices": list(node.boot.devices or node.devices), "first_boot": node.seeded}
-        pinned.update({field: getattr(node.boot, field) for field in ("cpuset", "hugepages", "numa")})
+        pinned.update({field: getattr(node.boot, field) for field in ("cpuset", "hugepages", "numa", "mac")})
         shown.update({field: value for field, value in pinned.items() if value})
     if node.cell is not None:
         shown["numa_node"] = node.cell

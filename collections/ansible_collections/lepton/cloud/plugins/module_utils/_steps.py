@@ -167,7 +167,7 @@ def rebuild_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping
     create = dict(made, name=name, state="running", update=False)
     if node.get("forward_ports"):
         create["forward_ports"] = node["forward_ports"]
-    for field in ("labels", "devices", "cpuset", "hugepages", "numa"):
+    for field in ("labels", "devices", "cpuset", "hugepages", "numa", "mac"):
         if node.get(field):
             create[field] = node[field]
     if node.get("first_boot"):

@@ -160,6 +160,10 @@ options:
       - Whether all of a new node, its vCPUs, memory and devices, is of one NUMA node of the host; chosen is the one that has least left then. Where the
         host has but one, nothing is bound.
     type: bool
+  mac:
+    description:
+      - The hardware address of a new node on network V(network:NAME) or V(bridge:NAME), such as a DHCP server knows it by. Made up where not given.
+    type: str
   health_path:
     description:
       - Path that answers 2xx when the node can serve, for O(state=healthy). It is asked for from the host.
@@ -311,6 +315,7 @@ def read_wish(params: dict) -> Wish:
         cpuset=params["cpuset"],
         hugepages=params["hugepages"],
         numa=params["numa"],
+        mac=None if params["mac"] is None else params["mac"].lower(),
         update=params["update"],
         told=params["first_boot"] is not None,
     )
@@ -404,6 +409,7 @@ def main() -> None:
             cpuset={"type": "str"},
             hugepages={"type": "bool"},
             numa={"type": "bool"},
+            mac={"type": "str"},
             health_path={"type": "str"},
             health_port={"type": "int"},
             update={"type": "bool", "default": True},
