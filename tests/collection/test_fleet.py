@@ -37,6 +37,7 @@ def test_a_share_goes_to_each_gpu_that_makes_a_difference_and_whole_ones_to_idle
     [
         (host("h"), Request(9000), "it has 8 CPUs free of 9"),
         (host("h"), Request(memory=17 * GIB), "it has 16GiB free of 17GiB"),
+        (host("h"), Request(memory=17 * GIB, huge=True), "it has 16GiB free as huge pages of 17GiB"),
         (host("h"), Request(gpus=1), "it has no 1 whole GPUs free, only none"),
         (host("h", free(gpus=(200, 400))), Request(gpus=1, gpu_share=500), "it has no 0.5 of a GPU free, only 0.2, 0.4"),
         (host("h", free(gpus=(1000,), model="T4")), Request(gpus=1, models=("A10", "H100")), "its GPUs are T4, and not A10 or H100"),

@@ -136,3 +136,12 @@ def test_where_one_node_could_make_room_by_moving_that_is_said() -> None:
     assert why(a=[sized("small", 1, devices=["nvidia-gpu:1"])]).endswith("of 4")
     assert why(a=[sized("small", 1, labels={"cloud.lepton.service": "chat"})]).endswith("of 4")
     assert why(a=[sized("big", 5)]).endswith("of 4")
+
+
+def test_huge_pages_are_a_room_of_their_own() -> None:
+    answers: dict[str, dict[str, Any]] = {"a": {**room(8, 64), "huge_pages": {"memory": 0, "memory_free": 0}}}
+    answers["b"] = {**room(8, 1), "huge_pages": {"memory": 8 * GIB, "memory_free": 8 * GIB}}
+    assert put(host=None, answers=answers)[0] == "a"
+    assert put(host=None, answers=answers, huge=True)[0] == "b"
+    with pytest.raises(PlacementError, match="a: it has 0B free as huge pages of 1GiB"):
+        put(host="a", answers=answers, huge=True)

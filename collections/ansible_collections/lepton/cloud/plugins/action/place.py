@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
     _requires_connection = False
     _VALID_ARGS = frozenset(
         ("node", "container", "image", "vcpus", "cpus", "memory", "devices", "host", "group", "answers", "host_labels", "near", "apart", "policy", "numa",
-         "count", "spread")
+         "count", "spread", "hugepages")
     )  # fmt: skip
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -59,10 +59,12 @@ def _container(args: Mapping[str, Any], answers: Mapping[str, Any]) -> dict[str,
 
 def _node(args: Mapping[str, Any], answers: Mapping[str, Any], labels: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     words = [str(pair).partition("=") for pair in args.get("host_labels") or ()]
+    spread = str(args.get("spread") or "")
     request = Request(
         cpus=int(args["vcpus"]) * WHOLE, memory=parse_size(args["memory"]), gpus=gpus_of([str(word) for word in args.get("devices") or ()]),
-        labels=tuple((name, value) for name, _equals, value in words), group=THESE if args.get("spread") else "", spread=str(args.get("spread") or ""),
-        near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())), numa=boolean(args.get("numa") or False),
+        labels=tuple((name, value) for name, _equals, value in words), group=THESE if spread else "", spread=spread,
+        near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())),
+        numa=boolean(args.get("numa") or False), huge=boolean(args.get("hugepages") or False),
     )  # fmt: skip
     policy = str(args.get("policy") or "spread")
     if policy not in POLICIES:

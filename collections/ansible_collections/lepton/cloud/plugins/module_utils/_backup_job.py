@@ -181,7 +181,7 @@ def _disk_target(xml: str, path: str) -> str:
 
 def room_for(host: Host, chain: list[Backup]) -> None:
     """Raise NodeError where a node of a backup does not fit on this host."""
-    size, capacity = chain[-1].node_size, host.capacity()
+    size, capacity = chain[-1].node_size, host.capacity(huge=chain[-1].hugepages)
     if size.vcpus > capacity.vcpus_free or size.memory > capacity.memory_free:
         free = "%d vCPUs and %s" % (capacity.vcpus_free, format_size(capacity.memory_free // KIB * KIB))
         raise NodeError("this host has no room for it: it needs %d vCPUs and %s, and %s are free" % (size.vcpus, format_size(size.memory), free))

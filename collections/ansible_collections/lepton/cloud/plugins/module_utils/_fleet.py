@@ -50,6 +50,7 @@ class Request:
     apart: tuple[str, ...] = ()
     spread: str = ""
     numa: bool = False  # whether all of it must be of one NUMA node
+    huge: bool = False  # whether its memory is of huge pages: then the memory that hosts have left is that of these
 
     @property
     def gpu(self) -> int:
@@ -135,7 +136,8 @@ def lacking(host: Host, request: Request) -> str:
     if free.cpus < request.cpus:
         return "it has %g CPUs free of %g" % (max(0, free.cpus) / WHOLE, request.cpus / WHOLE)
     if free.memory < request.memory:
-        return "it has %s free of %s" % (format_size(max(0, free.memory) // MIB * MIB), format_size(request.memory))
+        kind = " as huge pages" if request.huge else ""
+        return "it has %s free%s of %s" % (format_size(max(0, free.memory) // MIB * MIB), kind, format_size(request.memory))
     if request.numa and free.cells and not _cells_left(free.cells, request):
         each = ", ".join("%g CPUs, %s and %d GPUs" % (cpus / WHOLE, format_size(memory // MIB * MIB), gpus) for cpus, memory, gpus in free.cells)
         return "none of its NUMA nodes has all of it, only %s" % each

@@ -17,7 +17,7 @@ from ._domain_xml import marked, parsed, read_boot, read_cell, read_hostdevs, re
 from ._first_boot import write_seed
 from ._local_files import LocalFiles, Run
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given, used_by
-from ._numa import Cell, Seat, capacity_of, choose_seat, read_cells, tighter
+from ._numa import Cell, Seat, capacity_of, choose_seat, read_cells, read_huge_pages, tighter
 from ._pci import choose_devices, read_cpuset, read_devices
 from ._units import format_size
 from ._volume_files import VolumeFiles
@@ -80,6 +80,7 @@ class Host:
             self.connection.setKeepAlive(*KEEPALIVE)
         self.files = LocalFiles(run) if self._local else VolumeFiles(self.connection)
         self.xen = self.connection.getType() == "Xen"
+        self._told = ""  # of the host's hardware, which is asked for once
 
     def close(self) -> None:
         self.connection.close()
@@ -123,17 +124,23 @@ class Host:
         """Return every domain of the host that bears our mark, by name."""
         return owned(self.domains())
 
-    def capacity(self, domains: Sequence[Node] | None = None) -> Capacity:
-        """Return what this host may give and has given, running or stopped, ours or not; of `domains` where they have been looked at just now."""
-        cpus = self.connection.getInfo()[2]
-        used = used_by(self.domains() if domains is None else domains)
-        return Capacity(int(cpus * self.cpu_overcommit), max(0, self._memory() - self.memory_reserve), *used)
+    def capacity(self, domains: Sequence[Node] | None = None, *, huge: bool = False) -> Capacity:
+        """Return what this host may give and has given, running or stopped, ours or not; of `domains` where they have been looked at just now.
 
-    def room_of(self, node: Node | None) -> Capacity:
-        """Return this host's capacity for a node, a new one where there is None: one that is bound to a NUMA node grows only within that."""
+        Memory is that of its huge pages, or all other.
+        """
+        domains = self.domains() if domains is None else domains
+        reserved = read_huge_pages(self._capabilities())
+        memory = reserved if huge else max(0, self._memory() - self.memory_reserve - reserved)
+        vcpus_used = used_by(domains)[0]
+        memory_used = used_by([node for node in domains if node.huge == huge])[1]
+        return Capacity(int(self.connection.getInfo()[2] * self.cpu_overcommit), memory, vcpus_used, memory_used)
+
+    def room_of(self, node: Node | None, *, huge: bool = False) -> Capacity:
+        """Return this host's capacity for a node, or for a new one whose memory is `huge` pages: what is bound to a NUMA node grows only within that."""
         domains = self.domains()
         cell = None if node is None or node.cell is None else next((cell for cell in self.cells() if cell.number == node.cell), None)
-        whole = self.capacity(domains)
+        whole = self.capacity(domains, huge=huge if node is None else node.huge)
         return whole if cell is None else tighter(whole, capacity_of(cell, domains, self.cpu_overcommit))
 
     def _memory(self) -> int:
@@ -150,8 +157,13 @@ class Host:
 
     def cells(self) -> list[Cell]:
         """Return the host's NUMA nodes, [] where it has but one."""
-        cells = read_cells(self.connection.getCapabilities())
+        cells = read_cells(self._capabilities())
         return cells if len(cells) > 1 else []
+
+    def _capabilities(self) -> str:
+        if not self._told:
+            self._told = str(self.connection.getCapabilities())
+        return self._told
 
     def images(self) -> list[str]:
         """Return the names of the images in the host's folder for them."""
@@ -252,6 +264,7 @@ class Host:
             unfinished=read_unfinished(config_xml),
             devices=read_hostdevs(config_xml),
             cell=read_cell(config_xml),
+            huge=config_xml.find("memoryBacking/hugepages") is not None,
             seeded=paths["seed"] is not None and paths["seed"] == self.seed_path(domain.name()),
             disk_path=paths["disk"],
             paused=stats["state.state"] == libvirt.VIR_DOMAIN_PAUSED,

@@ -64,7 +64,7 @@ def plan_migration(host: Host, target: Host, node: Node) -> Journey:
     domain = host.domain(name)
     if domain.listAllSnapshots():
         raise NodeError("%s has snapshots, which libvirt cannot migrate: delete them first" % name)
-    check_fits(name, given(node.live), None, target.capacity())
+    check_fits(name, given(node.live), None, target.capacity(huge=node.huge))
     xml = domain.XMLDesc()
     _check_cpu(xml, host, target)
     found = read_paths(xml)

@@ -106,15 +106,17 @@ def _target(node: Mapping[str, Any], source: str, host: str | None, answers: Map
         raise PlacementError("%s has devices of %s (%s), which stay there: it cannot go" % (node["name"], source, ", ".join(node["devices"])))
     others = {name: answer for name, answer in answers.items() if name != source}
     size = size_of(node)
-    request = Request(cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]), numa=bool(node.get("numa")))
+    request = Request(cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]), numa=bool(node.get("numa")), huge=bool(node.get("hugepages")))
     return place(node["name"], request, host=host, answers=others, labels={})[0]
 
 
 def _with(answer: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a host answers when it has one more node."""
     size, room = size_of(node), answer["capacity"]
-    left = {"vcpus_free": room["vcpus_free"] - size["vcpus"], "memory_free": room["memory_free"] - parse_size(size["memory"])}
-    return {**answer, "capacity": {**room, **left}, "nodes": [*answer["nodes"], node]}
+    pool = "huge_pages" if node.get("hugepages") else "capacity"
+    less = {pool: {**answer[pool], "memory_free": answer[pool]["memory_free"] - parse_size(size["memory"])}}
+    less["capacity"] = {**less.get("capacity", room), "vcpus_free": room["vcpus_free"] - size["vcpus"]}
+    return {**answer, **less, "nodes": [*answer["nodes"], node]}
 
 
 def _moved(

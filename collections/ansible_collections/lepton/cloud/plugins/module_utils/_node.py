@@ -80,6 +80,7 @@ class Node:
     devices: tuple[str, ...] = ()  # addresses of the host's PCI devices that it has
     seeded: bool = False  # whether there is what it was told at its first boot
     cell: int | None = None  # the NUMA node of its host that it is bound to
+    huge: bool = False  # whether its memory is of the host's huge pages
 
     @property
     def state(self) -> str:

@@ -12,6 +12,7 @@ from ._node import Boot, Capacity, Node, NodeError, Size, check_fits, used_by
 from ._pci import Device, choose_devices
 
 KIB = 1024
+PAGE = 4  # KiB, of one that is not huge, where nodes are made
 
 
 class Cell(NamedTuple):
@@ -42,6 +43,12 @@ def read_cells(capabilities: str) -> list[Cell]:
         Cell(int(cell.get("id", 0)), int(cell.findtext("memory") or 0) * KIB, tuple(int(cpu.get("id", 0)) for cpu in cell.iterfind("cpus/cpu")))
         for cell in ET.fromstring(capabilities).iterfind("host/topology/cells/cell")
     ]
+
+
+def read_huge_pages(capabilities: str) -> int:
+    """Return how much memory a host has reserved as huge pages, of which nothing else can be."""
+    pages = ET.fromstring(capabilities).iterfind("host/topology/cells/cell/pages")
+    return sum(int(page.get("size", 0)) * int(page.text or 0) * KIB for page in pages if int(page.get("size", 0)) > PAGE)
 
 
 def capacity_of(cell: Cell, domains: Sequence[Node], cpu_overcommit: float) -> Capacity:

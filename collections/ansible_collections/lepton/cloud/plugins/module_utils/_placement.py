@@ -88,7 +88,7 @@ def place(
     silent = _silent(answers, "node")
     if silent and host is None:
         raise PlacementError("a node %s may exist already%s. Name a host if you know that it does not" % (node, _may_have_it(silent, answers)))
-    hosts = _hosts({name: answer for name, answer in answers.items() if host in (None, name)}, labels)
+    hosts = _hosts({name: answer for name, answer in answers.items() if host in (None, name)}, labels, request)
     fleet = Fleet(hosts, POLICIES[policy](Mix([request], hosts)))
     best = fleet.choose(request)
     if best is None:
@@ -109,7 +109,7 @@ class Fit(NamedTuple):
 
 def fit(request: Request, count: int, *, answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Mapping[str, str]], policy: str = "spread") -> Fit:
     """Return where up to `count` nodes alike would go, one after the other. See M(lepton.cloud.host_info) and `place` for what hosts answered."""
-    hosts = _hosts(answers, labels)
+    hosts = _hosts(answers, labels, request)
     fleet, found = Fleet(hosts, POLICIES[policy](Mix([request], hosts))), []
     while len(found) < count:
         choice = fleet.choose(request)
@@ -121,8 +121,8 @@ def fit(request: Request, count: int, *, answers: Mapping[str, Mapping[str, Any]
     return Fit(tuple(found), ())
 
 
-def _hosts(answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Mapping[str, str]]) -> list[Host]:
-    return [_as_host(name, answer, labels.get(name, {})) for name, answer in sorted(answers.items()) if answer.get("capacity")]
+def _hosts(answers: Mapping[str, Mapping[str, Any]], labels: Mapping[str, Mapping[str, str]], request: Request) -> list[Host]:
+    return [_as_host(name, answer, labels.get(name, {}), huge=request.huge) for name, answer in sorted(answers.items()) if answer.get("capacity")]
 
 
 def _move_first(fleet: Fleet, request: Request, answers: Mapping[str, Mapping[str, Any]]) -> str:
@@ -133,9 +133,9 @@ def _move_first(fleet: Fleet, request: Request, answers: Mapping[str, Mapping[st
     occupancy, states = Occupancy(fleet), {}
     for host in fleet.hosts():
         for node in answers[host.name].get("nodes", ()):
-            if "state" in node and not node.get("devices") and SERVICE_LABEL not in node.get("labels", {}):
+            if "state" in node and not node.get("devices") and bool(node.get("hugepages")) == request.huge and SERVICE_LABEL not in node.get("labels", {}):
                 size, states[node["name"]] = size_of(node), node["state"]
-                own = Request(size["vcpus"] * WHOLE, parse_size(size["memory"]), numa=bool(node.get("numa")))
+                own = Request(size["vcpus"] * WHOLE, parse_size(size["memory"]), numa=bool(node.get("numa")), huge=request.huge)
                 occupancy.note(host.name, Placed(node["name"], own))
     move = occupancy.find_move(request)
     if move is None:
@@ -145,8 +145,8 @@ def _move_first(fleet: Fleet, request: Request, answers: Mapping[str, Mapping[st
     return ". %s: node move %s %s" % (moved, name, move.to.host)
 
 
-def _as_host(name: str, answer: Mapping[str, Any], labels: Mapping[str, str]) -> Host:
-    room = answer["capacity"]
+def _as_host(name: str, answer: Mapping[str, Any], labels: Mapping[str, str], *, huge: bool) -> Host:
+    room = {**answer["capacity"], **(answer["huge_pages"] if huge else {})}
     carries = Counter("%s=%s" % pair for node in answer.get("nodes", ()) for pair in node.get("labels", {}).items())
     whole = room.get("vcpus", room["vcpus_free"]) * WHOLE, room.get("memory", room["memory_free"])
     gpus = tuple(WHOLE for gpu in answer.get("gpus") or () if not gpu["why"])

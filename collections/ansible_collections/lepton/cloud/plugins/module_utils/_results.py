@@ -48,15 +48,12 @@ def node_result(node: Node) -> dict[str, Any]:
     return shown
 
 
+def memory_result(capacity: Capacity) -> dict[str, Any]:
+    return {field: getattr(capacity, field) for field in ("memory", "memory_used", "memory_free")}
+
+
 def capacity_result(capacity: Capacity) -> dict[str, Any]:
-    return {
-        "vcpus": capacity.vcpus,
-        "vcpus_used": capacity.vcpus_used,
-        "vcpus_free": capacity.vcpus_free,
-        "memory": capacity.memory,
-        "memory_used": capacity.memory_used,
-        "memory_free": capacity.memory_free,
-    }
+    return {**{field: getattr(capacity, field) for field in ("vcpus", "vcpus_used", "vcpus_free")}, **memory_result(capacity)}
 
 
 def backup_result(backup: Backup) -> dict[str, Any]:

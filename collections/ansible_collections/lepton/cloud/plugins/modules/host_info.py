@@ -42,6 +42,11 @@ capacity:
   type: dict
   returned: success
   sample: {vcpus: 256, vcpus_used: 12, vcpus_free: 244, memory: 548682072064, memory_used: 0, memory_free: 548682072064}
+huge_pages:
+  description: What is reserved as huge pages on the host, of which RV(capacity) has nothing, and what nodes have of it. In bytes.
+  type: dict
+  returned: success
+  sample: {memory: 68719476736, memory_used: 0, memory_free: 68719476736}
 nodes:
   description: The nodes of this host, by name.
   type: list
@@ -102,7 +107,7 @@ from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import FORWARD, Node
 from ..module_utils._pci import read_devices, unusable
 from ..module_utils._ports import free_ports, listening_ports
-from ..module_utils._results import capacity_result, node_result
+from ..module_utils._results import capacity_result, memory_result, node_result
 
 MIGRATION = ("uri", "image_dir", "disk_dir", "cpu_overcommit", "memory_reserve")
 
@@ -129,6 +134,7 @@ def main() -> None:
             changed=False,
             host=host.facts(),
             capacity=capacity_result(host.capacity(domains)),
+            huge_pages=memory_result(host.capacity(domains, huge=True)),
             nodes=[node_result(node) for node in nodes],
             address=params["address"],
             ports_free=free_ports(params["port_range"], {*listening_ports(), *(int(found.group(2)) for found in forwards)}),
