@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def test_a_lost_node_is_made_of_what_a_second_host_has(fleet: Fleet, ssh_server:
     split(fleet, ssh_server, kvm1="kvm2")
     planned = fleet.run("node/backup", "--check", node="cp-1")
     assert planned.returncode == 0, planned.stdout
+    assert re.search(r"kvm1 +: ok=\d+ +changed=1", planned.stdout), planned.stdout
+    assert re.search(r"kvm2 +: ok=\d+ +changed=1", planned.stdout), planned.stdout
     assert stands(fleet, "kvm1", "cp-1") == stands(fleet, "kvm2", "cp-1") == {}
     full = fleet.run("node/backup", node="cp-1")
     assert full.returncode == 0, full.stdout

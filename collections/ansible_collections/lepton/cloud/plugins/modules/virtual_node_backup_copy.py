@@ -61,6 +61,11 @@ options:
       - With O(state=received), so many of the newest backups can still be restored here afterwards.
     type: int
     default: 14
+  more:
+    description:
+      - With O(state=received), that a backup will be made and sent that is not there yet in check mode, which then says so.
+    type: bool
+    default: false
 seealso:
   - module: lepton.cloud.virtual_node_backup
   - module: lepton.cloud.virtual_node_backup_info
@@ -156,6 +161,7 @@ def main() -> None:
             "there": {"type": "list", "elements": "str", "default": []},
             "backups": {"type": "list", "elements": "dict", "default": []},
             "keep": {"type": "int", "default": 14},
+            "more": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -175,6 +181,8 @@ def main() -> None:
     except (NodeError, OSError) as error:
         module.fail_json(msg=str(error))
     changes = [Change("backup", before, backup.id) for backup in lacking]
+    if module.check_mode and params["more"]:
+        changes.append(Change("backup", before, "a copy of the next one"))
     module.exit_json(changed=bool(changes or removed), removed=removed, diff=diff_of(changes), changes=[change._asdict() for change in changes])
 
 
