@@ -30,7 +30,9 @@ except ImportError:
 
 KIB = 1024
 MIB = 1024 * KIB
-STATS = 0 if libvirt is None else libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_VCPU
+STATE = 0 if libvirt is None else libvirt.VIR_DOMAIN_STATS_STATE
+# Of these libvirt asks each guest's QEMU, 3 ms for each (tests/benchmarks/growth.py): for one node, and not for a list of all.
+STATS = 0 if libvirt is None else STATE | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_VCPU
 KEEPALIVE = (5, 4)  # seconds between two, and how many may stay without an answer
 PROBE_SECONDS = 10.0  # for a firmware to boot in software emulation, which takes 0.1 to 0.2 s
 PROBE_FACTOR = 3  # a firmware that takes longer than so many times that is not virtualised by hardware
@@ -111,9 +113,10 @@ class Host:
         return self._observe(domain, stats, transient=not kept, saved=kept and saved)
 
     def domains(self) -> list[Node]:
-        """Return every domain of the host, ours or not, by name.
+        """Return every domain of the host, ours or not, by name, without what its guest says of itself.
 
-        Three calls of libvirt whatever the host carries, and one for each domain: what is in its metadata is told in no other way.
+        Three calls of libvirt whatever the host carries, and for each domain one, or two while it runs: what is in its metadata, and what it has at
+        its next start, is told in no other way.
         """
         transient = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
         saved = self._listed(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
@@ -217,9 +220,9 @@ class Host:
             raise
 
     def _stats(self, domains: Sequence[Any] | None = None) -> list[tuple[Any, Mapping[str, Any]]]:
-        """Return what libvirt measures of these domains, of all where none are named; of Xen's, whose driver measures nothing, their state."""
+        """Return what libvirt measures of these domains, and the state of all where none are named, or of Xen's, whose driver measures nothing."""
         try:
-            found = self.connection.getAllDomainStats(STATS) if domains is None else self.connection.domainListGetStats(domains, STATS)
+            found = self.connection.getAllDomainStats(STATE) if domains is None else self.connection.domainListGetStats(domains, STATS)
             return list(found)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
