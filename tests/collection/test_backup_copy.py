@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.lepton.cloud.plugins.module_utils._backup import written
+from ansible_collections.lepton.cloud.plugins.module_utils._backup import lacking, written
 from ansible_collections.lepton.cloud.plugins.module_utils._backup_store import digest
 from tests.collection.test_backup import backup
 from tests.collection.test_moving import Fleet, fleet, says
@@ -22,63 +24,98 @@ from lepton_ai.sandbox.stand import free_port
 __all__ = ["fleet"]
 
 
-def received(directory: Path, way: Path, *sent: dict[str, Any], check: bool = False, **options: Any) -> dict[str, Any]:
-    arguments = {"node": "web-1", "directory": str(directory), "state": "received", "way": str(way), "backups": [*sent], **options}
-    return ansible_module("virtual_node_backup_copy", arguments, check=check)
+def copy(directory: Path, state: str, *, check: bool = False, **options: Any) -> dict[str, Any]:
+    return ansible_module("virtual_node_backup_copy", {"node": "web-1", "directory": str(directory), "state": state, **options}, check=check)
 
 
 @pytest.fixture
-def arrived(tmp_path: Path) -> tuple[Path, Path, list[dict[str, Any]]]:
-    """A folder of backups, and one where a full backup and an incremental one have arrived."""
-    (tmp_path / "backups").mkdir()
-    (tmp_path / "way").mkdir()
-    sent = []
-    for each in (backup(1), backup(2, 1)):
-        disk = tmp_path / "way" / each.id
-        disk.write_text(f"what {each.id} holds")
-        sha256, size = digest(str(disk))
-        manifest = written(each).replace('"sha256": ""', f'"sha256": "{sha256}"').replace('"size": 0', f'"size": {size}')
-        sent.append({"id": each.id, "manifest": manifest, "size": size, "path": f"/elsewhere/{each.id}"})
-    return tmp_path / "backups", tmp_path / "way", sent
+def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a full backup and two that build upon it, and a controller with a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for each in (backup(1), backup(2, 1), backup(3, 2)):
+        folder = tmp_path / "first/web-1" / each.id
+        folder.mkdir(parents=True)
+        (folder / "disk.qcow2").write_text(f"what {each.id} holds")
+        sha256, size = digest(str(folder / "disk.qcow2"))
+        (folder / "manifest.json").write_text(written(replace(each, sha256=sha256, size=size)))
+    (tmp_path / "second").mkdir()
+    return tmp_path / "first"
 
 
-def test_what_arrives_whole_is_a_backup_and_nothing_else_is(arrived: tuple[Path, Path, list[dict[str, Any]]]) -> None:
-    directory, way, sent = arrived
-    planned = received(directory, way, *sent, check=True)
-    assert [change["after"] for change in planned["changes"]] == [each["id"] for each in sent]
-    assert not (directory / "web-1").exists()
-    (way / sent[1]["id"]).write_text("what a network made of it")
-    broken = received(directory, way, *sent)
-    assert broken["msg"] == (
-        f"backup {sent[1]['id']} was not brought here, and nothing of it is left: backup {sent[1]['id']} is not as it was written: its digest is another"
-    )
-    assert sorted(os.listdir(directory / "web-1")) == [sent[0]["id"]]  # which arrived whole
-    (way / sent[1]["id"]).write_text(f"what {sent[1]['id']} holds")
-    assert received(directory, way, *sent)["changed"]
-    assert not received(directory, way, *sent)["changed"]
-    assert sorted(os.listdir(directory / "web-1")) == [each["id"] for each in sent]
+def name(number: int) -> str:
+    return backup(number).id
+
+
+def test_what_arrives_whole_is_a_backup_and_nothing_else_is(first: Path, tmp_path: Path) -> None:
+    second, way = tmp_path / "second", tmp_path / "cache/lepton/backups-on-their-way/web-1"
+    assert copy(first, "offered")["offered"] == [name(number) for number in (1, 2, 3)]
+    sent = copy(first, "sent", backup=name(1))
+    assert (way / name(1)).read_text() == f"what {name(1)} holds"
+    planned = copy(second, "received", backup=name(1), manifest=sent["manifest"], check=True)
+    assert planned["changes"] == [{"field": f"backup {name(1)}", "before": "absent", "after": "present", "effective": "now"}]
+    assert not (second / "web-1").exists()
+    (way / name(1)).write_text("what a network made of it")
+    broken = copy(second, "received", backup=name(1), manifest=sent["manifest"])["msg"]
+    assert f"backup {name(1)} was not brought here, and nothing of it is left: backup {name(1)} is not as it was written" in broken
+    assert os.listdir(second / "web-1") == []
+    assert not way.exists()
+    assert "it has not arrived" in copy(second, "received", backup=name(1), manifest=sent["manifest"])["msg"]
+    child = copy(first, "sent", backup=name(2))
+    assert f"backup {name(2)} builds upon {name(1)}, which is not here" in copy(second, "received", backup=name(2), manifest=child["manifest"])["msg"]
+    for number in (1, 2):
+        sent = copy(first, "sent", backup=name(number))
+        assert copy(second, "received", backup=name(number), manifest=sent["manifest"])["changed"]
+        assert not copy(second, "received", backup=name(number), manifest=sent["manifest"])["changed"]
+        assert not way.exists()
+    assert json.loads((second / "web-1" / name(2) / "manifest.json").read_text())["copied"] is True
+    assert copy(first, "offered", there=[name(1), name(2)])["offered"] == [name(3)]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"manifest": "{}"}, "what was sent is no manifest of a backup"),
-        ({"manifest": written(backup(3)).replace('"web-1"', '"web-2"')}, "backup 20261103T020000Z is of the node web-2"),
-        ({"manifest": written(backup(3)).replace("20261103", "../../../3")}, "its id is none"),
+        (("{", "["), "what was sent is no manifest of a backup"),
+        (('"web-1"', '"web-2"'), "what was sent is backup 20261101T020000Z of web-2, and not 20261101T020000Z of web-1"),
+        (("20261101", "../../../1"), "its id is none"),
+        (("20261101", "20261109"), "what was sent is backup 20261109T020000Z of web-1, and not 20261101T020000Z"),
+        (('"size_memory": 268435456', '"size_memory": "abc"'), "its size_memory is none"),
+        (('"size": ', '"size": 9999999999999999'), "there is no room for backup"),
     ],
 )
-def test_what_is_no_backup_of_this_node_is_refused(arrived: tuple[Path, Path, list[dict[str, Any]]], change: dict[str, str], message: str) -> None:
-    directory, way, sent = arrived
-    assert message in received(directory, way, sent[0], {**sent[1], **change})["msg"]
-    assert not (directory / "web-1").exists()
+def test_what_is_no_backup_of_this_node_is_refused(first: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    sent = copy(first, "sent", backup=name(1))
+    assert change[0] in sent["manifest"]
+    assert message in copy(tmp_path / "second", "received", backup=name(1), manifest=sent["manifest"].replace(*change))["msg"]
+    assert not (tmp_path / "second/web-1").exists()
 
 
-def test_as_many_are_kept_as_are_to_be_kept(arrived: tuple[Path, Path, list[dict[str, Any]]]) -> None:
-    directory, way, sent = arrived
-    assert "keep: expected 1 or more" in received(directory, way, *sent, keep=0)["msg"]
-    third = {"id": backup(3).id, "manifest": written(backup(3)), "size": 0, "path": None}
-    assert received(directory, way, *sent, third, keep=1)["removed"] == [sent[1]["id"], sent[0]["id"]]
-    assert os.listdir(directory / "web-1") == [backup(3).id]
+@pytest.mark.parametrize(("arguments", "message"), [({"backup": "/root/.ssh/authorized_keys"}, "is not the id"), ({"node": "../../up"}, "is not a node name")])
+def test_nobody_names_a_path_of_the_controller(first: Path, tmp_path: Path, arguments: dict[str, str], message: str) -> None:
+    for state in ("sent", "received"):
+        assert message in copy(first, state, **{"backup": name(1), "manifest": "{}", **arguments})["msg"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_only_what_is_kept_there_is_brought() -> None:
+    four = {each.id: each for each in (backup(1), backup(2, 1), backup(3), backup(4))}
+    assert lacking(four, [], 2) == [name(3), name(4)]
+    assert lacking(four, [name(3)], 2) == [name(4)]
+    assert lacking(four, [name(5), name(6)], 2) == []  # it has newer ones of its own
+    assert lacking({key: four[key] for key in (name(1), name(2))}, [], 1) == [name(1), name(2)]
+    assert lacking({key: four[key] for key in (name(2), name(3))}, [], 9) == [name(3)]  # what the other builds upon is lost
+
+
+def test_as_many_are_kept_as_are_to_be_kept(first: Path) -> None:
+    assert "keep: expected 1 or more" in copy(first, "pruned", keep=0)["msg"]
+    assert [change["field"] for change in copy(first, "pruned", keep=5, more=True, check=True)["changes"]] == ["the next backup"]
+    (first / "web-1" / name(4)).mkdir()
+    (first / "web-1" / name(4) / "manifest.json").write_text(written(backup(4)))
+    planned = copy(first, "pruned", keep=1, check=True)
+    assert [change["field"] for change in planned["changes"]] == [f"backup {name(number)}" for number in (3, 2, 1)]
+    assert len(os.listdir(first / "web-1")) == 4
+    assert copy(first, "pruned", keep=1)["changes"] == planned["changes"]
+    assert os.listdir(first / "web-1") == [name(4)]
+    assert not copy(first, "pruned", keep=1)["changed"]
 
 
 def stands(fleet: Fleet, host: str, name: str) -> dict[str, str]:
@@ -120,20 +157,34 @@ def test_a_lost_node_is_made_of_what_a_second_host_has(fleet: Fleet, ssh_server:
     assert stands(fleet, "kvm1", "cp-1") == stands(fleet, "kvm2", "cp-1") != {}
     assert says(port, "second") == "second"
 
+    # One that was damaged keeps none from coming that does not build upon it; here all do.
+    (fleet.folder / "kvm2/cp-1").rename(fleet.folder / "elsewhere")
+    (disk,) = (fleet.folder / "kvm1/cp-1").glob("*/disk.qcow2")
+    whole = disk.read_bytes()
+    disk.write_bytes(whole[:-1] + b"x")
+    damaged = fleet.run("node/backup", node="cp-1", full=True)
+    assert damaged.returncode != 0
+    assert "was not brought here, and nothing of it is left" in damaged.stdout
+    assert len(stands(fleet, "kvm1", "cp-1")) == 2
+    assert len(stands(fleet, "kvm2", "cp-1")) == 1
+    disk.write_bytes(whole)
+    shutil.rmtree(fleet.folder / "kvm2/cp-1")
+    (fleet.folder / "elsewhere").rename(fleet.folder / "kvm2/cp-1")
+
     # While the second host has no folder, the backup is made nevertheless, and that it has no copy is said.
     (fleet.folder / "kvm2").rename(fleet.folder / "away")
     alone = fleet.run("node/backup", node="cp-1")
     assert alone.returncode != 0
     assert f"{fleet.folder}/kvm2 is not there" in alone.stdout
     (fleet.folder / "away").rename(fleet.folder / "kvm2")
-    assert len(stands(fleet, "kvm1", "cp-1")) == 2
+    assert len(stands(fleet, "kvm1", "cp-1")) == 3
     assert len(stands(fleet, "kvm2", "cp-1")) == 1
     third = fleet.run("node/backup", node="cp-1")
     assert third.returncode == 0, third.stdout
     assert stands(fleet, "kvm1", "cp-1") == stands(fleet, "kvm2", "cp-1")
-    assert len(stands(fleet, "kvm2", "cp-1")) == 3
+    assert len(stands(fleet, "kvm2", "cp-1")) == 4
     parents = [json.loads((fleet.folder / "kvm2/cp-1" / name / "manifest.json").read_text())["parent"] for name in stands(fleet, "kvm2", "cp-1")]
-    assert [parent is None for parent in parents] == [True, False, False]
+    assert [parent is None for parent in parents] == [True, True, False, False]
 
     # A move goes by a folder that both see. The copies are older than what it stops, and are not taken for it.
     moved = fleet.run("node/move", node="cp-1", host="kvm2")

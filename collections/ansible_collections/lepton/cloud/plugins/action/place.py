@@ -59,9 +59,9 @@ def _container(args: Mapping[str, Any], answers: Mapping[str, Any]) -> dict[str,
 
 def _node(args: Mapping[str, Any], answers: Mapping[str, Any], labels: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     words = [str(pair).partition("=") for pair in args.get("host_labels") or ()]
-    spread = str(args.get("spread") or "")
+    spread, memory = str(args.get("spread") or ""), parse_size(args["memory"]) if args.get("memory") else 0
     request = Request(
-        cpus=int(args["vcpus"]) * WHOLE, memory=parse_size(args["memory"]) if args.get("memory") else 0, gpus=gpus_of([str(word) for word in args.get("devices") or ()]),
+        cpus=int(args["vcpus"]) * WHOLE, memory=memory, gpus=gpus_of([str(word) for word in args.get("devices") or ()]),
         labels=tuple((name, value) for name, _equals, value in words), group=THESE if spread else "", spread=spread,
         near=tuple(map(str, args.get("near") or ())), apart=tuple(map(str, args.get("apart") or ())),
         numa=boolean(args.get("numa") or False), huge=boolean(args.get("hugepages") or False),

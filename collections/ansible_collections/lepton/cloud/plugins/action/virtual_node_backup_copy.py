@@ -12,42 +12,72 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ..module_utils._backup import DISK, ID
+from ..module_utils._node import NodeError, check_name
+
 
 class ActionModule(ActionBase):
-    """Answers what the module answers. Files go over the connections as streams, by way of a folder of the controller."""
+    """Answers what the module answers. Files go over the connections as streams, by way of the controller, one at a time.
+
+    What hosts answer names no path, here or there: paths are of the node and the backup that were asked for.
+    """
 
     TRANSFERS_FILES = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         args, variables = dict(self._task.args), task_vars or {}
-        way = args["way"]
-        if args["state"] == "sent":
-            answered = self._ask(args, variables)
-            for backup in [] if self._task.check_mode or answered.get("failed") else answered["backups"]:
-                if backup["path"]:
-                    self._fetch(backup, os.path.join(way, backup["id"]))
+        state = args["state"]
+        if state not in ("sent", "received"):
+            return {**result, **self._ask(args, variables, check=self._task.check_mode)}
+        way = _way(str(args["node"]), str(args["backup"]))
+        if state == "sent":
+            answered = self._ask(args, variables, check=self._task.check_mode)
+            if not (self._task.check_mode or answered.get("failed") or answered["size"] is None):
+                self._fetch(os.path.join(str(args["directory"]), str(args["node"]), str(args["backup"]), DISK), way, int(answered["size"]))
             return {**result, **answered}
-        if self._task.check_mode:
-            return {**result, **self._ask(args, variables)}
-        arriving = [backup["id"] for backup in args.get("backups") or () if backup["path"]]
-        if arriving:
-            if not self._connection._shell.tmpdir:
-                self._make_tmp_path()
-            args["way"] = self._connection._shell.tmpdir
-            for identity in arriving:
-                self._transfer_file(os.path.join(way, identity), self._connection._shell.join_path(args["way"], identity))
-        return {**result, **self._ask(args, variables)}
+        # Asked first: where it is already, or has no room, nothing need be sent.
+        answered = self._ask(args, variables, check=True)
+        if not answered.get("changed") or self._task.check_mode:
+            return {**result, **answered}
+        try:
+            if os.path.exists(way):
+                if not self._connection._shell.tmpdir:
+                    self._make_tmp_path()
+                args["way"] = self._connection._shell.join_path(self._connection._shell.tmpdir, DISK)
+                self._transfer_file(way, args["way"])
+            return {**result, **self._ask(args, variables, check=False)}
+        finally:
+            shutil.rmtree(os.path.dirname(way), ignore_errors=True)
 
-    def _ask(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        answered: dict[str, Any] = self._execute_module(module_args=args, task_vars=variables)
+    def _ask(self, args: dict[str, Any], variables: dict[str, Any], *, check: bool) -> dict[str, Any]:
+        before = self._task.check_mode
+        self._task.check_mode = check
+        try:
+            answered: dict[str, Any] = self._execute_module(module_args=args, task_vars=variables)
+        finally:
+            self._task.check_mode = before
         return answered
 
-    def _fetch(self, backup: dict[str, Any], path: str) -> None:
+    def _fetch(self, path: str, way: str, size: int) -> None:
         """Have a file of the host here. Who may not read it as the connection's user cannot fetch it: such a host is reached as root."""
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        if shutil.disk_usage(os.path.dirname(path)).free < backup["size"]:
-            raise AnsibleActionFail("there is no room for backup %s on its way: %s has less than its %s bytes" % (backup["id"], path, backup["size"]))
-        self._connection.fetch_file(backup["path"], path)
-        if os.path.getsize(path) != backup["size"]:
-            raise AnsibleActionFail("%s of %s bytes of backup %s arrived" % (os.path.getsize(path), backup["size"], backup["id"]))
+        shutil.rmtree(os.path.dirname(way), ignore_errors=True)  # what a run has left that was killed
+        os.makedirs(os.path.dirname(way), mode=0o700)
+        free = shutil.disk_usage(os.path.dirname(way)).free
+        if free < size:
+            raise AnsibleActionFail("there is no room for a backup on its way: %s has %d bytes, and %d are free in %s" % (path, size, free, way))
+        self._connection.fetch_file(path, way)
+        if os.path.getsize(way) != size:
+            raise AnsibleActionFail("%d bytes of %s arrived, and not %d" % (os.path.getsize(way), path, size))
+
+
+def _way(node: str, backup: str) -> str:
+    """Return the file of this machine in which a backup stands on its way. There is one run at a time that moves a node's backups."""
+    try:
+        check_name(node)
+    except NodeError as error:
+        raise AnsibleActionFail(str(error)) from error
+    if not ID.fullmatch(backup):
+        raise AnsibleActionFail("%s is not the id of a backup" % ascii(backup[:40]))
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "lepton", "backups-on-their-way", node, backup)

@@ -65,6 +65,15 @@ class Backup:
         return Boot(*made, self.devices, self.cpuset, self.hugepages, self.numa, self.mac)
 
 
+NUMBERS = ("size_vcpus", "size_max_vcpus", "size_memory", "size_max_memory", "size")
+WORDS = ("id", "node", "consistency", "image", "network", "uuid", "sha256", "cpuset", "mac", "host")
+MAYBE_WORDS = ("parent", "checkpoint")
+KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(NUMBERS, int), **dict.fromkeys(WORDS, str), **dict.fromkeys(MAYBE_WORDS, (str, type(None))), "disk": (int, type(None)),
+    **dict.fromkeys(("hugepages", "numa", "copied"), bool),
+}  # fmt: skip
+
+
 def described(identity: str, node: str, size: Size, boot: Boot, **rest: Any) -> Backup:
     """Return the backup of a node of this size and make."""
     return Backup(
@@ -103,6 +112,9 @@ def read(text: str, where: str) -> Backup:
         raw["devices"] = tuple(map(str, raw.get("devices", ())))
         raw["labels"] = tuple((str(name), str(value)) for name, value in raw["labels"])
         found = Backup(**raw)
+        wrong = next((name for name, kind in KINDS.items() if not isinstance(getattr(found, name), kind)), None)
+        if wrong is not None:
+            raise ValueError("its %s is none" % wrong)
         check_name(found.node)
         if not ID.fullmatch(found.id) or not (found.parent is None or ID.fullmatch(found.parent)):
             raise ValueError("its id is none")
@@ -146,6 +158,18 @@ def superfluous(known: Mapping[str, Backup], keep: int) -> list[str]:
         except NodeError:
             kept.add(identity)  # broken, and a person's to look at
     return sorted(set(known) - kept, reverse=True)
+
+
+def lacking(known: Mapping[str, Backup], there: Sequence[str], keep: int) -> list[str]:
+    """Return what another folder lacks, the oldest first: of the newest `keep` of both what is here, and what these build upon."""
+    wanted: set[str] = set()
+    for identity in sorted({*known, *there})[-keep:]:
+        if identity in known:
+            try:
+                wanted.update(item.id for item in chain_of(identity, known))
+            except NodeError:
+                continue  # broken, and nobody's to restore
+    return sorted(wanted - set(there))
 
 
 def next_id(moment: str, taken: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from . import _libvirt
 from ._backup import DISK, Backup, builds_upon, described, next_id, superfluous
 from ._backup_store import Store
 from ._domain_xml import render_domain
+from ._host_lock import host_lock
 from ._libvirt import Host
 from ._local_files import LocalFiles
 from ._node import Node, NodeError, given
@@ -26,6 +27,7 @@ from ._units import format_size
 
 MARK = "lepton-"  # what our checkpoints are called
 KIB = 1024
+LOCK_SECONDS = 60
 
 
 def node_of(host: Host, name: str) -> Node:
@@ -179,12 +181,17 @@ def _disk_target(xml: str, path: str) -> str:
     raise NodeError("%s is no disk of the running node" % path)
 
 
-def room_for(host: Host, chain: list[Backup]) -> None:
+def room_for(host: Host, chain: list[Backup], name: str) -> None:
     """Raise NodeError where a node of a backup does not fit on this host."""
+    host.choose_seat(name, chain[-1].node_size, chain[-1].boot)
     size, capacity = chain[-1].node_size, host.capacity(huge=chain[-1].hugepages)
     if size.vcpus > capacity.vcpus_free or size.memory > capacity.memory_free:
         free = "%d vCPUs and %s" % (capacity.vcpus_free, format_size(capacity.memory_free // KIB * KIB))
         raise NodeError("this host has no room for it: it needs %d vCPUs and %s, and %s are free" % (size.vcpus, format_size(size.memory), free))
+
+
+def disk_room_for(host: Host, chain: list[Backup]) -> None:
+    """Raise NodeError where the disk of a node of a backup does not fit on this host."""
     needed, free_bytes = chain[0].size * 2, host.disk_free()
     if free_bytes is not None and needed > free_bytes:
         raise NodeError("there is no room for its disk: %s are free, and about %s are needed" % (format_size(free_bytes // KIB * KIB), format_size(needed)))
@@ -200,21 +207,22 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
     if os.path.exists(disk):
         raise NodeError("%s exists although no node uses it: move it away or delete it" % disk)
     kind = host.kind(virtualization, warnings)
-    seat = host.choose_seat(name, backup.node_size, boot, kind)
     files.make_folder(host.disk_dir)
     partial = disk + ".partial"
     try:
         if backup.sha256:
             files.join([store.path(item.id, DISK) for item in chain], partial)
-            os.rename(partial, disk)
-        # Under another name it may run beside the one that it was, and two of one address cannot.
-        mac = boot.mac if name == backup.node else ""
-        made = replace(boot, labels=tuple(sorted({**dict(boot.labels), **labels}.items())), mac=mac)
-        xml = render_domain(
-            name, backup.node_size, made, virtualization=kind, disk_path=disk, console_path=host.console_path(name), direct_boot=direct_boot,
-            has_disk=bool(backup.sha256), seat=seat,
-        )  # fmt: skip
-        host.connection.defineXML(xml)
+        # While its disk was written the host's last room may have been given to another node.
+        with host_lock(host.lock_dir, "host", LOCK_SECONDS):
+            room_for(host, chain, name)
+            if backup.sha256:
+                os.rename(partial, disk)
+            made = replace(boot, labels=tuple(sorted({**dict(boot.labels), **labels}.items())), mac=_address(host, backup, name, warnings))
+            xml = render_domain(
+                name, backup.node_size, made, virtualization=kind, disk_path=disk, console_path=host.console_path(name), direct_boot=direct_boot,
+                has_disk=bool(backup.sha256), seat=host.choose_seat(name, backup.node_size, boot, kind),
+            )  # fmt: skip
+            host.connection.defineXML(xml)
         host.finish(name)
     except (_libvirt.libvirt.libvirtError, OSError, NodeError) as error:
         for path in (partial, disk):
@@ -224,3 +232,13 @@ def restore(host: Host, store: Store, chain: list[Backup], name: str, labels: di
             host.domain(name).undefine()
         raise NodeError("%s was not restored, and nothing of it is left: %s" % (name, error)) from error
     return warnings
+
+
+def _address(host: Host, backup: Backup, name: str, warnings: list[str]) -> str:
+    """Return the hardware address of a node that is made of a backup, "" for a new one: two of one address cannot run beside each other."""
+    if not backup.mac or name != backup.node:
+        return ""
+    other = next((node.name for node in host.nodes() if node.boot is not None and node.boot.mac == backup.mac), None)
+    if other is not None:
+        warnings.append("%s has the hardware address that %s had (%s), so a new one is made up" % (other, name, backup.mac))
+    return "" if other is not None else backup.mac

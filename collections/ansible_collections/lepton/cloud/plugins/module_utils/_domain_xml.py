@@ -231,7 +231,10 @@ def read_boot(xml: str | ET.Element) -> Boot | None:
     mark = parsed(xml).find("metadata/{%s}node" % OWNER_NS)
     if mark is None:
         return None
-    disk, interface = mark.get("disk"), parsed(xml).find("devices/interface/mac")
+    disk = mark.get("disk")
+    kind, _colon, source = mark.get("network", "user").partition(":")
+    interfaces = (each for each in parsed(xml).iterfind("devices/interface") if source and each.get("type") == kind)
+    interface = next((each.find("mac") for each in interfaces for there in [each.find("source")] if there is not None and there.get(kind) == source), None)
     return Boot(
         image=mark.get("image", ""),
         disk=int(disk) if disk else None,
@@ -291,6 +294,15 @@ def resized(xml: str, size: Size) -> str:
         vcpu = ET.SubElement(domain, "vcpu")
     vcpu.text = str(size.max_vcpus)
     vcpu.set("current", str(size.vcpus))
+    tune = domain.find("cputune")
+    pins = [] if tune is None else tune.findall("vcpupin")
+    if tune is not None and pins:  # those that are more go on where the others are
+        sets = [pin.get("cpuset", "") for pin in sorted(pins, key=lambda pin: int(pin.get("vcpu", 0)))]
+        around = sets[: sets.index(sets[0], 1)] if sets[0] in sets[1:] else sets
+        for pin in pins:
+            tune.remove(pin)
+        for number in range(size.max_vcpus):
+            tune.insert(number, ET.Element("vcpupin", vcpu=str(number), cpuset=around[number % len(around)]))
     for tag, value in (("memory", size.max_memory), ("currentMemory", size.memory)):
         found = domain.find(tag)
         if found is None:

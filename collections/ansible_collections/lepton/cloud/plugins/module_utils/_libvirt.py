@@ -11,13 +11,14 @@ import os
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from ._domain_xml import marked, parsed, read_boot, read_cell, read_hostdevs, read_paths, read_size, read_unfinished, render_domain, resized
 from ._first_boot import write_seed
 from ._local_files import LocalFiles, Run
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given, used_by
-from ._numa import Cell, Seat, capacity_of, choose_seat, read_cells, read_huge_pages, tighter
+from ._numa import Cell, Seat, capacity_of, cells_result, choose_seat, read_cells, tighter
 from ._pci import choose_devices, read_cpuset, read_devices
 from ._units import format_size
 from ._volume_files import VolumeFiles
@@ -133,18 +134,28 @@ class Host:
         Memory is that of its huge pages, or all other.
         """
         domains = self.domains() if domains is None else domains
-        reserved = read_huge_pages(self._capabilities())
-        memory = reserved if huge else max(0, self._memory() - self.memory_reserve - reserved)
+        cells = read_cells(self._capabilities())
+        reserved, pages = sum(cell.reserved for cell in cells), sum(cell.huge for cell in cells)
+        memory = pages if huge else max(0, self._memory() - self.memory_reserve - reserved)
         vcpus_used = used_by(domains)[0]
         memory_used = used_by([node for node in domains if node.huge == huge])[1]
         return Capacity(int(self.connection.getInfo()[2] * self.cpu_overcommit), memory, vcpus_used, memory_used)
 
-    def room_of(self, node: Node | None, *, huge: bool = False) -> Capacity:
-        """Return this host's capacity for a node, or for a new one whose memory is `huge` pages: what is bound to a NUMA node grows only within that."""
-        domains = self.domains()
-        cell = None if node is None or node.cell is None else next((cell for cell in self.cells() if cell.number == node.cell), None)
-        whole = self.capacity(domains, huge=huge if node is None else node.huge)
-        return whole if cell is None else tighter(whole, capacity_of(cell, domains, self.cpu_overcommit))
+    def room_of(self, node: Node | None, *, huge: bool = False, numa: bool = False) -> Capacity:
+        """Return this host's capacity for a node, or for a new one whose memory is `huge` pages, or that is on one NUMA node as a whole.
+
+        What is bound to a NUMA node grows only within that, and a new one gets no more headroom than the largest of them has.
+        """
+        domains, cells = self.domains(), self.cells()
+        if node is not None:
+            huge, cells = node.huge, [cell for cell in cells if cell.number == node.cell]
+        whole = self.capacity(domains, huge=huge)
+        if not cells or (node is None and not numa):
+            return whole
+        if node is not None:
+            return tighter(whole, capacity_of(cells[0], domains, self.cpu_overcommit, huge=huge))
+        parts = [capacity_of(cell, (), self.cpu_overcommit, huge=huge) for cell in cells]
+        return replace(whole, vcpus=min(whole.vcpus, max(part.vcpus for part in parts)), memory=min(whole.memory, max(part.memory for part in parts)))
 
     def _memory(self) -> int:
         # Not getInfo(), which adds up NUMA cells: seen to leave out memory that was added while the machine ran.
@@ -152,10 +163,10 @@ class Host:
             return int(self.connection.getInfo()[1]) * MIB
         return int(self.connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)["total"]) * KIB
 
-    def facts(self) -> dict[str, Any]:
-        """Return the host's own hardware: name, cpus, memory in bytes, and its NUMA nodes where it has several."""
+    def facts(self, domains: Sequence[Node]) -> dict[str, Any]:
+        """Return the host's own hardware: name, cpus, memory in bytes, and its NUMA nodes where it has several, with what `domains` leave of them."""
         info = self.connection.getInfo()
-        numa = [{"node": cell.number, "cpus": len(cell.cpus), "memory": cell.memory} for cell in self.cells()]
+        numa = cells_result(self.cells(), domains, self.cpu_overcommit)
         return {"hostname": self.connection.getHostname(), "cpus": info[2], "memory": self._memory(), "numa": numa}
 
     def cells(self) -> list[Cell]:

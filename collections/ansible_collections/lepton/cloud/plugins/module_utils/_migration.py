@@ -57,6 +57,8 @@ def plan_migration(host: Host, target: Host, node: Node) -> Journey:
         raise NodeError("%s has devices of its host (%s), which stay there: stop it, and move it without them" % (name, ", ".join(node.devices)))
     if node.cell is not None:
         raise NodeError("%s is bound to NUMA node %d of its host: move it stopped, and it is bound anew there" % (name, node.cell))
+    if given(node.boot).numa and target.cells():
+        raise NodeError("%s is to be on one NUMA node as a whole, and %s has several: move it stopped, and it is bound there" % (name, target.uri))
     if _host_id(host) == _host_id(target):
         raise NodeError("%s is on that host already: %s is the same hypervisor" % (name, target.uri))
     if target.node(name) is not None:

@@ -9,9 +9,10 @@ of that fails it is started again where it was, and nothing of it is left elsewh
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from ._fleet import WHOLE, Request
+from ._pci import gpus_of
 from ._placement import SERVICE_LABEL, PlacementError, locate, place, size_of
 from ._planner import Step, a_step
 from ._units import parse_size
@@ -102,11 +103,14 @@ def _target(node: Mapping[str, Any], source: str, host: str | None, answers: Map
     """Return where a node goes; raise PlacementError where it cannot."""
     if host == source:
         raise PlacementError("%s is on %s already" % (node["name"], source))
-    if node.get("devices"):
+    words = [str(word) for word in node.get("devices") or ()]
+    if words and "state" in node:
         raise PlacementError("%s has devices of %s (%s), which stay there: it cannot go" % (node["name"], source, ", ".join(node["devices"])))
     others = {name: answer for name, answer in answers.items() if name != source}
     size = size_of(node)
-    request = Request(cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]), numa=bool(node.get("numa")), huge=bool(node.get("hugepages")))
+    request = Request(
+        cpus=size["vcpus"] * WHOLE, memory=parse_size(size["memory"]), gpus=gpus_of(words), numa=bool(node.get("numa")), huge=bool(node.get("hugepages")),
+    )  # fmt: skip
     return place(node["name"], request, host=host, answers=others, labels={})[0]
 
 
@@ -116,7 +120,19 @@ def _with(answer: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, An
     pool = "huge_pages" if node.get("hugepages") else "capacity"
     less = {pool: {**answer[pool], "memory_free": answer[pool]["memory_free"] - parse_size(size["memory"])}}
     less["capacity"] = {**less.get("capacity", room), "vcpus_free": room["vcpus_free"] - size["vcpus"]}
-    return {**answer, **less, "nodes": [*answer["nodes"], node]}
+    if node.get("numa"):
+        less["host"] = {**answer.get("host", {}), "numa": _seated(node, answer.get("host", {}).get("numa", ()))}
+    planned = {field: value for field, value in node.items() if field != "state"}
+    return {**answer, **less, "nodes": [*answer["nodes"], planned]}
+
+
+def _seated(node: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return what NUMA nodes have left with one more node bound to the one that a host would choose: that which has least left then."""
+    vcpus, memory = size_of(node)["vcpus"], parse_size(size_of(node)["memory"])
+    kind = "huge_free" if node.get("hugepages") else "memory_free"
+    fitting = [cell for cell in cells if cell["vcpus_free"] >= vcpus and cell[kind] >= memory]
+    chosen = min(fitting, key=lambda cell: int(cell[kind]), default=None)
+    return [{**cell, "vcpus_free": cell["vcpus_free"] - vcpus, kind: cell[kind] - memory} if cell is chosen else cell for cell in cells]
 
 
 def _moved(

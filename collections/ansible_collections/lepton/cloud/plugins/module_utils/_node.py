@@ -163,7 +163,8 @@ def used_by(nodes: Sequence[Node]) -> tuple[int, int]:
         # What a guest has not given back is not free, whatever its next start will bring.
         live = node.live or node.config
         vcpus += max(node.config.vcpus, live.vcpus)
-        memory += max(node.config.memory, live.memory)
+        # Of huge pages QEMU takes all that a node can have, when it starts.
+        memory += max(node.config.max_memory, live.max_memory) if node.huge else max(node.config.memory, live.memory)
     return vcpus, memory
 
 
@@ -374,9 +375,11 @@ def _resize(wish: Wish, node: Node, capacity: Capacity | None) -> Plan:
         vcpus=vcpus,
         memory=memory,
         max_vcpus=max(config.max_vcpus, vcpus) if wish.max_vcpus is None else wish.max_vcpus,
-        max_memory=max(config.max_memory, memory) if wish.max_memory is None else wish.max_memory,
+        max_memory=(memory if node.huge else max(config.max_memory, memory)) if wish.max_memory is None else wish.max_memory,
     )
     _check_size(target)
+    if node.huge and target.max_memory != memory:
+        raise NodeError("max_memory: with huge pages all of a node's memory is its own from the start, so it must be its memory")
     if grows(wish, node):
         check_fits(wish.name, target, config, given(capacity))
     steps, changes, reasons = [], [], []

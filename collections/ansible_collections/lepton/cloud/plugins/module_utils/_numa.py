@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import NamedTuple, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Sequence
 
 from ._node import Boot, Capacity, Node, NodeError, Size, check_fits, used_by
 from ._pci import Device, choose_devices
@@ -16,11 +17,13 @@ PAGE = 4  # KiB, of one that is not huge, where nodes are made
 
 
 class Cell(NamedTuple):
-    """A NUMA node of a host: its number, memory in bytes, and its CPUs."""
+    """A NUMA node of a host: its number, memory in bytes, its CPUs, and how much of the memory is reserved as huge pages, and is of those that nodes have."""
 
     number: int
     memory: int
     cpus: tuple[int, ...]
+    reserved: int = 0
+    huge: int = 0
 
 
 class Seat(NamedTuple):
@@ -39,21 +42,32 @@ ANYWHERE = Seat()
 
 def read_cells(capabilities: str) -> list[Cell]:
     """Return a host's NUMA nodes from what libvirt says of it."""
-    return [
-        Cell(int(cell.get("id", 0)), int(cell.findtext("memory") or 0) * KIB, tuple(int(cpu.get("id", 0)) for cpu in cell.iterfind("cpus/cpu")))
-        for cell in ET.fromstring(capabilities).iterfind("host/topology/cells/cell")
-    ]
+    found = []
+    for cell in ET.fromstring(capabilities).iterfind("host/topology/cells/cell"):
+        pages = [(int(page.get("size", 0)), int(page.text or 0)) for page in cell.iterfind("pages")]
+        reserved = {size: size * count * KIB for size, count in pages if size > PAGE}
+        cpus = tuple(int(cpu.get("id", 0)) for cpu in cell.iterfind("cpus/cpu"))
+        # Without a size QEMU takes the kernel's default, which is the smallest of the huge ones where nobody has chosen another.
+        huge = reserved[min(reserved)] if reserved else 0
+        found.append(Cell(int(cell.get("id", 0)), int(cell.findtext("memory") or 0) * KIB, cpus, sum(reserved.values()), huge))
+    return found
 
 
-def read_huge_pages(capabilities: str) -> int:
-    """Return how much memory a host has reserved as huge pages, of which nothing else can be."""
-    pages = ET.fromstring(capabilities).iterfind("host/topology/cells/cell/pages")
-    return sum(int(page.get("size", 0)) * int(page.text or 0) * KIB for page in pages if int(page.get("size", 0)) > PAGE)
+def capacity_of(cell: Cell, domains: Sequence[Node], cpu_overcommit: float, *, huge: bool = False) -> Capacity:
+    """Return what a NUMA node may give and has given to nodes that are bound to it: of its huge pages, or of its other memory."""
+    bound = [node for node in domains if node.cell == cell.number]
+    memory = cell.huge if huge else cell.memory - cell.reserved
+    return Capacity(int(len(cell.cpus) * cpu_overcommit), memory, used_by(bound)[0], used_by([node for node in bound if node.huge == huge])[1])
 
 
-def capacity_of(cell: Cell, domains: Sequence[Node], cpu_overcommit: float) -> Capacity:
-    """Return what a NUMA node may give and has given to nodes that are bound to it."""
-    return Capacity(int(len(cell.cpus) * cpu_overcommit), cell.memory, *used_by([node for node in domains if node.cell == cell.number]))
+def cells_result(cells: Sequence[Cell], domains: Sequence[Node], cpu_overcommit: float) -> list[dict[str, Any]]:
+    """Return what is told of each NUMA node of a host, and what it has left for nodes that are bound to it. Memory in bytes."""
+    found = []
+    for cell in cells:
+        left, huge = (capacity_of(cell, domains, cpu_overcommit, huge=pages) for pages in (False, True))
+        free = {"vcpus_free": left.vcpus_free, "memory_free": left.memory_free, "huge_free": huge.memory_free}
+        found.append({"node": cell.number, "cpus": len(cell.cpus), "memory": cell.memory, **free})
+    return found
 
 
 def tighter(one: Capacity, other: Capacity) -> Capacity:
@@ -68,9 +82,10 @@ def choose_seat(name: str, size: Size, boot: Boot, cells: Sequence[Cell], *, dom
     found: list[tuple[int, Seat]] = []
     lacking = []
     for cell in cells:
-        capacity = capacity_of(cell, domains, cpu_overcommit)
+        capacity = capacity_of(cell, domains, cpu_overcommit, huge=boot.hugepages)
         try:
-            check_fits(name, size, None, capacity)
+            # How far it could grow is a wish: it does as far as there is room.
+            check_fits(name, replace(size, max_vcpus=size.vcpus, max_memory=size.memory), None, capacity)
             chosen = choose_devices(boot.devices, _near(cell, boot.devices, devices), taken)
         except NodeError as error:
             lacking.append("NUMA node %d: %s" % (cell.number, error))

@@ -133,7 +133,14 @@ def _move_first(fleet: Fleet, request: Request, answers: Mapping[str, Mapping[st
     occupancy, states = Occupancy(fleet), {}
     for host in fleet.hosts():
         for node in answers[host.name].get("nodes", ()):
-            if "state" in node and not node.get("devices") and bool(node.get("hugepages")) == request.huge and SERVICE_LABEL not in node.get("labels", {}):
+            wanted = any("%s=%s" % pair in request.near for pair in node.get("labels", {}).items())  # where it goes it would be missed
+            if (
+                "state" in node
+                and not wanted
+                and not node.get("devices")
+                and bool(node.get("hugepages")) == request.huge
+                and SERVICE_LABEL not in node.get("labels", {})
+            ):
                 size, states[node["name"]] = size_of(node), node["state"]
                 own = Request(size["vcpus"] * WHOLE, parse_size(size["memory"]), numa=bool(node.get("numa")), huge=request.huge)
                 occupancy.note(host.name, Placed(node["name"], own))
@@ -150,19 +157,16 @@ def _as_host(name: str, answer: Mapping[str, Any], labels: Mapping[str, str], *,
     carries = Counter("%s=%s" % pair for node in answer.get("nodes", ()) for pair in node.get("labels", {}).items())
     whole = room.get("vcpus", room["vcpus_free"]) * WHOLE, room.get("memory", room["memory_free"])
     gpus = tuple(WHOLE for gpu in answer.get("gpus") or () if not gpu["why"])
-    free = Free(room["vcpus_free"] * WHOLE, room["memory_free"], gpus, "", *whole, _cells(answer))
+    free = Free(room["vcpus_free"] * WHOLE, room["memory_free"], gpus, "", *whole, _cells(answer, huge=huge))
     return Host(name, free, labels, carries, answer.get("closed") or "")
 
 
-def _cells(answer: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:
+def _cells(answer: Mapping[str, Any], *, huge: bool) -> tuple[tuple[int, int, int], ...]:
     """Return what each NUMA node of a host has left for nodes that are bound to one, () where the host has but one."""
     found = []
     for cell in answer.get("host", {}).get("numa", ()):
-        vcpus = cell["cpus"] * answer["capacity"]["vcpus"] // answer["host"]["cpus"]  # as many for each CPU as on the whole host
-        sizes = [size_of(node) for node in answer.get("nodes", ()) if node.get("numa_node") == cell["node"]]
         gpus = sum(gpu["numa"] in (cell["node"], -1) and not gpu["why"] for gpu in answer.get("gpus") or ())
-        left = vcpus - sum(size["vcpus"] for size in sizes), cell["memory"] - sum(parse_size(size["memory"]) for size in sizes)
-        found.append((left[0] * WHOLE, left[1], gpus))
+        found.append((cell["vcpus_free"] * WHOLE, cell["huge_free" if huge else "memory_free"], gpus))
     return tuple(sorted(found))
 
 

@@ -59,4 +59,6 @@ def capacity_result(capacity: Capacity) -> dict[str, Any]:
 def backup_result(backup: Backup) -> dict[str, Any]:
     """Return a backup as every module reports it."""
     shown = {field: getattr(backup, field) for field in ("node", "id", "parent", "consistency", "size", "sha256", "image", "host", "copied")}
+    needs = {"devices": list(backup.devices), "hugepages": backup.hugepages, "numa": backup.numa}
+    shown.update({field: value for field, value in needs.items() if value})
     return dict(shown, vcpus=backup.size_vcpus, memory=format_size(backup.size_memory), disk=format_size(backup.disk) if backup.disk else None)

@@ -198,7 +198,7 @@ def rebuild_node(arguments: Mapping[str, Any], asked: Answers, declared: Mapping
 
 def _must_fit(name: str, host: str, size: Mapping[str, Any], answer: Mapping[str, Any]) -> None:
     """Refuse what could not be made again once it is removed: the host may have changed since it was made."""
-    room = answer["capacity"]
+    room = {**answer["capacity"], **(answer["huge_pages"] if size.get("hugepages") else {})}
     disk = parse_size(size["disk"]) if size.get("disk") else 0
     for what, needed, there, shown in (
         ("max_vcpus", size["max_vcpus"], room["vcpus"], str),

@@ -33,7 +33,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 host:
-  description: The hardware, with its NUMA nodes where there are several. Memory in bytes.
+  description: The hardware, with its NUMA nodes where there are several, and what each has left for nodes that are bound to it. Memory in bytes.
   type: dict
   returned: success
   sample: {hostname: host1, cpus: 64, memory: 549755813888, numa: []}
@@ -132,7 +132,7 @@ def main() -> None:
         forwards = [found for node in nodes for pair in (node.boot.forward_ports if node.boot else ()) if (found := FORWARD.fullmatch(pair))]
         module.exit_json(
             changed=False,
-            host=host.facts(),
+            host=host.facts(domains),
             capacity=capacity_result(host.capacity(domains)),
             huge_pages=memory_result(host.capacity(domains, huge=True)),
             nodes=[node_result(node) for node in nodes],

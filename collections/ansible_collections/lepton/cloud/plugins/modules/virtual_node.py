@@ -333,7 +333,7 @@ def plan_for(host: Host, wish: Wish) -> Plan:
         raise NodeError("image_url: a host fetches its images itself: reach it by ssh, and not by a libvirt URI of another machine")
     node = host.node(wish.name)
     # All nodes of the host are looked at only where something more is wanted of it.
-    plan = make_plan(wish, node, host.room_of(node, huge=bool(wish.hugepages)) if grows(wish, node) else None)
+    plan = make_plan(wish, node, host.room_of(node, huge=bool(wish.hugepages), numa=bool(wish.numa)) if grows(wish, node) else None)
     for step in plan.steps:
         if step.action in ("define", "create_disk"):
             check = host.check_image if not wish.fetched or host.has_image(given(step.boot).image) else host.check_host

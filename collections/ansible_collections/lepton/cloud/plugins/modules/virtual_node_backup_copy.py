@@ -13,8 +13,8 @@ version_added: 0.2.0
 author:
   - Lepton contributors (@lepton-cloud)
 description:
-  - The host that has them sends what the other one lacks, by way of a folder of the controller, over the connections that Ansible has to both.
-  - Each backup is compared with its digest where it arrives, and is one only then. What is cut short leaves nothing, and the next run goes on there.
+  - Each backup goes on its own, the oldest first, by way of the controller, over the connections that Ansible has to both hosts.
+  - It is compared with its digest where it arrives, and is a backup there only then. What is cut short leaves nothing, and the next run goes on there.
 extends_documentation_fragment:
   - lepton.cloud.attributes
 attributes:
@@ -37,115 +37,118 @@ options:
     required: true
   state:
     description:
-      - V(sent) gives what the other host lacks, V(received) has it here.
+      - V(offered) tells what the other host lacks, V(sent) brings one backup to the controller, V(received) has it here, and V(pruned) removes here what is
+        too old.
     type: str
-    choices: [sent, received]
+    choices: [offered, sent, received, pruned]
     required: true
-  way:
+  backup:
     description:
-      - A folder of the controller in which they stand on their way. On this host, where they have arrived.
-    type: path
-    required: true
+      - The id of the one that is sent or received.
+    type: str
+  manifest:
+    description:
+      - With O(state=received), what RV(manifest) was where it was sent.
+    type: str
   there:
     description:
-      - With O(state=sent), the ids that the other host has already.
+      - With O(state=offered), the ids that the other host has already.
     type: list
     elements: str
     default: []
-  backups:
-    description:
-      - With O(state=received), what RV(backups) was where they were sent.
-    type: list
-    elements: dict
-    default: []
   keep:
     description:
-      - With O(state=received), so many of the newest backups can still be restored here afterwards.
+      - So many of the newest backups can be restored on the host that receives them.
     type: int
     default: 14
   more:
     description:
-      - With O(state=received), that a backup will be made and sent that is not there yet in check mode, which then says so.
+      - With O(state=pruned), that a backup will be made and sent that is not there yet in check mode, which then says so.
     type: bool
     default: false
+  way:
+    description:
+      - With O(state=received), the file on this host in which it has arrived. Set by the action plugin.
+    type: path
 seealso:
   - module: lepton.cloud.virtual_node_backup
   - module: lepton.cloud.virtual_node_backup_info
 """
 
 EXAMPLES = r"""
-- name: Send what the other host lacks
+- name: Tell what the other host lacks
   lepton.cloud.virtual_node_backup_copy:
     node: web-1
     directory: /srv/backups
-    state: sent
-    way: /tmp/way
+    state: offered
     there: [20261127T021500Z]
 """
 
 RETURN = r"""
-backups:
-  description: What is brought, in order, each with its manifest, and with the file of its disk on this host where it has one.
-  type: list
-  elements: dict
-  returned: when O(state=sent)
-  sample: [{id: 20261128T021500Z, manifest: "{}", size: 3221225472, path: /srv/backups/web-1/20261128T021500Z/disk.qcow2}]
-removed:
-  description: The backups that went.
+offered:
+  description: The ids of what the other host lacks, the oldest first.
   type: list
   elements: str
-  returned: when O(state=received)
-  sample: [20261101T021500Z]
+  returned: when O(state=offered)
+  sample: [20261128T021500Z]
+manifest:
+  description: The manifest of what is sent.
+  type: str
+  returned: when O(state=sent)
+  sample: "{}"
+size:
+  description: How many bytes its disk has. Null of one without a disk.
+  type: int
+  returned: when O(state=sent)
+  sample: 3221225472
 changes:
   description: What is there now.
   type: list
   elements: dict
   returned: success
-  sample: [{field: backup, before: null, after: 20261128T021500Z, effective: now}]
+  sample: [{field: backup 20261128T021500Z, before: absent, after: present, effective: now}]
 """
 
 import os
 import shutil
 from dataclasses import replace
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._backup import DISK, Backup, chain_of, read, superfluous, written
+from ..module_utils._backup import DISK, Backup, lacking, read, superfluous, written
 from ..module_utils._backup_store import Store
 from ..module_utils._changes import Change, diff_of
+from ..module_utils._host_lock import host_lock
 from ..module_utils._node import NodeError
+from ..module_utils._units import format_size
+
+LOCK_SECONDS = 60
 
 
-def sent(store: Store, there: list[str]) -> list[dict[str, Any]]:
-    """Return what another host lacks that has some of these backups, in order. What cannot be restored here is not sent."""
-    known, found = store.known(), []
-    for identity, backup in sorted(known.items()):
-        try:
-            chain_of(identity, known)
-        except NodeError:
-            continue
-        if identity not in there:
-            found.append({"id": identity, "manifest": written(backup), "size": backup.size, "path": store.path(identity, DISK) if backup.sha256 else None})
-    return found
+def read_sent(params: dict, store: Store) -> Backup:
+    """Return what was sent; raise NodeError where it is no backup of this node, or builds upon one that is not here."""
+    backup = read(params["manifest"], "what was sent")
+    if (backup.node, backup.id) != (params["node"], params["backup"]):
+        raise NodeError("what was sent is backup %s of %s, and not %s of %s" % (backup.id, backup.node, params["backup"], params["node"]))
+    if backup.parent is not None and backup.parent not in store.known():
+        raise NodeError("backup %s builds upon %s, which is not here" % (backup.id, backup.parent))
+    return replace(backup, copied=True)
 
 
-def read_sent(raw: list[dict[str, Any]], store: Store) -> list[Backup]:
-    """Return those of what was sent that are not here; raise NodeError for what are no backups of this node."""
-    known = store.known()
-    found = [read(str(each["manifest"]), "what was sent") for each in raw]
-    wrong = next((backup for backup in found if backup.node != os.path.basename(store.folder)), None)
-    if wrong is not None:
-        raise NodeError("backup %s is of the node %s" % (wrong.id, wrong.node))
-    return [replace(backup, copied=True) for backup in found if backup.id not in known]
+def check_room(store: Store, backup: Backup) -> None:
+    free = shutil.disk_usage(os.path.dirname(store.folder)).free
+    if free < backup.size:
+        raise NodeError("there is no room for backup %s, which has %s: %s are free" % (backup.id, format_size(backup.size), format_size(free)))
 
 
-def receive(store: Store, backup: Backup, way: str) -> None:
-    """Have a backup here that has arrived in a folder; raise NodeError where it is not as it was sent, and then nothing of it is left."""
+def receive(store: Store, backup: Backup, way: str | None) -> None:
+    """Have a backup here that has arrived in a file; raise NodeError where it is not as it was sent, and then nothing of it is left."""
     try:
         partial = store.begin(backup.id)
-        if backup.sha256:
-            shutil.move(os.path.join(way, backup.id), os.path.join(partial, DISK))
+        if backup.sha256 and way is None:
+            raise NodeError("it has not arrived")
+        if way is not None:
+            shutil.move(way, os.path.join(partial, DISK))
             os.chown(os.path.join(partial, DISK), os.getuid(), os.getgid())
         store.finish(backup)
     except (OSError, NodeError) as error:
@@ -158,34 +161,46 @@ def main() -> None:
         argument_spec={
             "node": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["sent", "received"], "required": True},
-            "way": {"type": "path", "required": True},
+            "state": {"type": "str", "choices": ["offered", "sent", "received", "pruned"], "required": True},
+            "backup": {"type": "str"},
+            "manifest": {"type": "str"},
             "there": {"type": "list", "elements": "str", "default": []},
-            "backups": {"type": "list", "elements": "dict", "default": []},
             "keep": {"type": "int", "default": 14},
             "more": {"type": "bool", "default": False},
+            "way": {"type": "path"},
         },
+        required_if=[("state", "sent", ["backup"]), ("state", "received", ["backup", "manifest"])],
         supports_check_mode=True,
     )
     params = module.params
+    state, identity, changes = params["state"], params["backup"], []
     try:
         store = Store(params["directory"], params["node"])
-        if params["state"] == "sent":
-            module.exit_json(changed=False, changes=[], backups=sent(store, params["there"]))
         if params["keep"] < 1:
             raise NodeError("keep: expected 1 or more, not %d" % params["keep"])
-        before, lacking = max(store.known(), default=None), read_sent(params["backups"], store)
-        for backup in [] if module.check_mode else lacking:
-            receive(store, backup, params["way"])
-        removed = superfluous(store.known(), params["keep"])
-        for identity in [] if module.check_mode else removed:
-            store.remove(identity)
+        if state == "offered":
+            module.exit_json(changed=False, changes=[], offered=lacking(store.known(), params["there"], params["keep"]))
+        if state == "sent":
+            found = store.known().get(identity)
+            if found is None:
+                raise NodeError("there is no backup %s of %s here" % (identity, params["node"]))
+            module.exit_json(changed=False, changes=[], manifest=written(found), size=found.size if found.sha256 else None)
+        with host_lock(params["directory"], "copies." + params["node"], LOCK_SECONDS):
+            if state == "received" and identity not in store.known():
+                backup = read_sent(params, store)
+                check_room(store, backup)
+                changes.append(Change("backup " + backup.id, "absent", "present"))
+                if not module.check_mode:
+                    receive(store, backup, params["way"])
+            for old in superfluous(store.known(), params["keep"]) if state == "pruned" else []:
+                changes.append(Change("backup " + old, "present", "absent"))
+                if not module.check_mode:
+                    store.remove(old)
     except (NodeError, OSError) as error:
         module.fail_json(msg=str(error))
-    changes = [Change("backup", before, backup.id) for backup in lacking]
-    if module.check_mode and params["more"]:
-        changes.append(Change("backup", before, "a copy of the next one"))
-    module.exit_json(changed=bool(changes or removed), removed=removed, diff=diff_of(changes), changes=[change._asdict() for change in changes])
+    if state == "pruned" and params["more"] and module.check_mode:
+        changes.append(Change("the next backup", "absent", "present"))
+    module.exit_json(changed=bool(changes), diff=diff_of(changes), changes=[change._asdict() for change in changes])
 
 
 if __name__ == "__main__":

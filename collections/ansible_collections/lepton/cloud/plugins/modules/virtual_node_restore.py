@@ -95,7 +95,7 @@ from contextlib import nullcontext
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._backup import RESTORED
-from ..module_utils._backup_job import restore, room_for
+from ..module_utils._backup_job import disk_room_for, restore, room_for
 from ..module_utils._backup_store import Store
 from ..module_utils._host_lock import host_lock
 from ..module_utils._module import HOST_OPTIONS, connected
@@ -138,7 +138,8 @@ def main() -> None:
             if there is not None and (there.boot is None or dict(there.boot.labels).get(RESTORED) != mark[RESTORED]):
                 raise NodeError("there is a node %s already, and it is left as it is: release it first, or restore under another name" % name)
             if there is None:
-                room_for(host, chain)
+                room_for(host, chain, name)
+                disk_room_for(host, chain)
                 if not module.check_mode:
                     for warning in restore(host, store, chain, name, mark, params["virtualization"]):
                         module.warn(warning)
