@@ -52,6 +52,20 @@ def test_devices_pinning_huge_pages_and_a_seed_are_as_libvirt_has_them(tmp_path:
     pins = [(pin.get("vcpu"), pin.get("cpuset")) for pin in ET.fromstring(xml).iterfind("cputune/vcpupin")]
     assert pins == [("0", "2"), ("1", "3"), ("2", "2"), ("3", "3")]
     assert read_paths(xml)["seed"] == "/d/a.seed.iso"
+    more = ET.fromstring(resized(xml, Size(2, 512 * MIB, 5, 1024 * MIB)))
+    assert [(pin.get("vcpu"), pin.get("cpuset")) for pin in more.iterfind("cputune/vcpupin")] == [(str(n), "23"[n % 2]) for n in range(5)]
+    assert validated(ET.tostring(more, encoding="unicode"), tmp_path) == ""
+
+
+def test_the_address_is_that_of_the_network_that_a_node_has() -> None:
+    xml = render(Boot("guest", 1 << 30, "bridge:br0", (), mac="52:54:00:4b:1f:07"), DIRECT)
+    other = "<devices><interface type='network'><mac address='52:54:00:00:00:01'/><source network='default'/></interface>"
+    two = xml.replace("<devices>", other)
+    boot, alone = read_boot(two), read_boot(two.replace('network="bridge:br0"', 'network="none"'))
+    assert boot is not None
+    assert boot.mac == "52:54:00:4b:1f:07"
+    assert alone is not None
+    assert alone.mac == ""
 
 
 def test_a_paravirtual_guest_of_xen_has_nothing_of_qemu() -> None:

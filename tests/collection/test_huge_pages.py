@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.lepton.cloud.plugins.module_utils._numa import read_huge_pages
+from ansible_collections.lepton.cloud.plugins.module_utils._numa import read_cells
 from tests.collection.test_virtual_node import Host
 from tests.conftest import require
 
@@ -26,8 +26,9 @@ PAGES, SIZE = 80, 2 * MIB
 
 def test_what_libvirt_says_of_pages_is_read() -> None:
     pages = "<pages unit='KiB' size='4'>2169398</pages><pages unit='KiB' size='2048'>96</pages><pages unit='KiB' size='1048576'>2</pages>"
-    cells = f"<cell id='0'>{pages}</cell><cell id='1'><pages unit='KiB' size='2048'>4</pages></cell>"
-    assert read_huge_pages(f"<capabilities><host><topology><cells>{cells}</cells></topology></host></capabilities>") == 200 * MIB + 2048 * MIB
+    cells = f"<cell id='0'>{pages}</cell><cell id='1'><pages size='64'>9</pages><pages size='2048'>0</pages><pages size='524288'>1</pages></cell>"
+    found = read_cells(f"<capabilities><host><topology><cells>{cells}</cells></topology></host></capabilities>")
+    assert [(cell.reserved, cell.huge) for cell in found] == [(2240 * MIB, 192 * MIB), (512 * MIB, 512 * MIB)]  # those that QEMU takes by default
 
 
 @pytest.fixture
@@ -70,8 +71,16 @@ def test_huge_pages_are_given_once_and_to_nobody_else(reserving: Host) -> None:
     assert after["huge_pages"]["memory_free"] == PAGES * SIZE - 96 * MIB
     assert after["capacity"]["memory_used"] == told["capacity"]["memory_used"]
     assert after["capacity"]["vcpus_used"] == told["capacity"]["vcpus_used"] + 1
+    assert "it must be its memory" in host.node("huge-1", max_memory="160MiB")["msg"]
     refused = host.node("huge-2", **wish)
     assert "huge-2 with 96MiB does not fit on this host: 64MiB of 160MiB are free" in refused["msg"]
     assert "huge-2" not in host.virsh("list", "--all", "--name")
+    # What it gives back it still has until it starts again, and then not.
+    assert host.node("huge-1", memory="64MiB")["changed"]
+    assert host.module("host_info")["huge_pages"]["memory_free"] == PAGES * SIZE - 96 * MIB
+    assert host.node("huge-1", memory="64MiB", state="restarted", wait_seconds=120)["changed"]
+    assert host.module("host_info")["huge_pages"]["memory_free"] == PAGES * SIZE - 64 * MIB
+    free = [int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("HugePages_Free")]
+    assert free == [PAGES - 32]
     host.node("huge-1", state="absent")
     assert host.module("host_info")["huge_pages"]["memory_free"] == PAGES * SIZE

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from ansible_collections.lepton.cloud.plugins.module_utils import _migration
 from ansible_collections.lepton.cloud.plugins.module_utils._migration import BROKEN, _ask, cpu_needed
 from ansible_collections.lepton.cloud.plugins.module_utils._node import NodeError
 from ansible_collections.lepton.cloud.plugins.module_utils._progress import SAID
@@ -87,13 +88,42 @@ class Broken:
         (b"", b"login: ", False),
     ],
 )
-def test_a_guest_that_arrives_broken_is_told_from_one_that_was(before: bytes, after: bytes, broken: bool) -> None:
+def test_a_guest_that_arrives_broken_is_told_from_one_that_was(monkeypatch: pytest.MonkeyPatch, before: bytes, after: bytes, broken: bool) -> None:
+    monkeypatch.setattr(_migration, "WATCHED_SECONDS", 0.3)
     host: Any = Broken(after)
     if not broken:
         _ask(host, "web-1", "", before, "")
         return
     with pytest.raises(NodeError, match=r"libvirt says that went well, but its kernel printed: .* the old disk is kept"):
         _ask(host, "web-1", "", before, "the old disk is kept")
+
+
+class Dying(Broken):
+    """Stands for a host whose guest tells of its memory for some time, and then prints that it breaks, or falls silent."""
+
+    def __init__(self, tells: int, printed: bytes = b"") -> None:
+        super().__init__(printed)
+        self.left, self.told = tells, 0
+
+    def memoryStats(self) -> dict[str, int]:  # noqa: N802 -- libvirt's name
+        self.left, self.told = self.left - 1, self.told + (self.left > 0)
+        return {"last_update": self.told}
+
+    def read(self, path: str, limit: int) -> bytes:
+        return super().read(path, limit) if self.left <= 0 else b""
+
+
+@pytest.mark.parametrize(
+    ("printed", "why"), [(b"Kernel panic - not syncing", "its kernel printed: Kernel panic"), (b"", "its guest did not answer within 2 s")]
+)
+def test_a_guest_that_breaks_soon_after_it_has_answered_is_broken(monkeypatch: pytest.MonkeyPatch, printed: bytes, why: str) -> None:
+    monkeypatch.setattr(_migration, "WATCHED_SECONDS", 1)
+    monkeypatch.setattr(_migration, "ANSWER_SECONDS", 2)
+    dying: Any = Dying(3, printed)
+    with pytest.raises(NodeError, match=why):
+        _ask(dying, "web-1", "balloon", b"", "")
+    living: Any = Dying(1000)
+    _ask(living, "web-1", "balloon", b"", "")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.lepton.cloud.plugins.module_utils._domain_xml import read_boot, read_cell, render_domain
 from ansible_collections.lepton.cloud.plugins.module_utils._node import Boot, Node, NodeError, Size, used_by
-from ansible_collections.lepton.cloud.plugins.module_utils._numa import Cell, Seat, capacity_of, choose_seat, read_cells, tighter
+from ansible_collections.lepton.cloud.plugins.module_utils._numa import Cell, Seat, capacity_of, cells_result, choose_seat, read_cells, tighter
 from ansible_collections.lepton.cloud.plugins.module_utils._pci import Device
 from tests.collection.test_domain_xml import validated
 from tests.collection.test_moving import answer, node, plan
@@ -31,10 +31,16 @@ CAPABILITIES = """<capabilities><host><topology><cells num='2'>
 CELLS = read_cells(CAPABILITIES)
 SIZE = Size(2, 4 * GIB, 2, 4 * GIB)
 BOOT = Boot("debian", None, "none", (), numa=True)
-CELLS_OF = """import json, sys
-from ansible_collections.lepton.cloud.plugins.module_utils._libvirt import Host
-host = Host(sys.argv[1], image_dir="/", disk_dir="/", cpu_overcommit=4, memory_reserve=0, run=lambda command: (1, "", ""))
-print(json.dumps(host.cells()))"""
+ASKED = """import json, sys
+from ansible_collections.lepton.cloud.plugins.module_utils import _libvirt, _node
+host = _libvirt.Host(sys.argv[1], image_dir="/", disk_dir="/", cpu_overcommit=4, memory_reserve=0, run=lambda command: (1, "", ""))
+host._memory = lambda: 64 << 30  # the one call that the test driver does not know
+boot, size = _node.Boot("debian", None, "none", (), numa=True), _node.Size(2, 1 << 30, 2, 1 << 30)
+xml = host.domain("test").XMLDesc(2).replace("<vcpu", "<numatune><memory mode='strict' nodeset='1'/></numatune><vcpu")
+seats = [host.choose_seat("new", each, boot) for each in (size, _node.Size(2, 3 << 30, 2, 3 << 30))]
+host.connection.defineXML(xml)
+rooms = [host.room_of(None), host.room_of(None, numa=True), host.room_of(host.node("test"))]
+print(json.dumps({"cells": host.cells(), "rooms": [(room.vcpus, room.memory, room.memory_free) for room in rooms], "seats": [seat.cell for seat in seats]}))"""
 GPU = Device("0000:3b:00.0", "0x030200", "0x10de", 1, "30", "nvidia", console=False)
 
 
@@ -69,6 +75,21 @@ def replace_numa(numa: int) -> Device:
     return GPU._replace(numa=numa)
 
 
+def test_pages_are_of_a_numa_node_too() -> None:
+    cells = [CELLS[0]._replace(reserved=12 * GIB, huge=12 * GIB), CELLS[1]]
+    of_pages = replace(BOOT, hugepages=True)
+    found = [choose_seat("web-1", SIZE, each, cells, domains=(), cpu_overcommit=4, devices=()).cell for each in (of_pages, BOOT)]
+    assert found == [0, 0]  # 12 GiB of pages, and the 4 GiB beside them, less than what the other has
+    with pytest.raises(NodeError, match=r"NUMA node 0: .* 4GiB of 4GiB are free"):
+        choose_seat("web-1", Size(1, 10 * GIB, 1, 10 * GIB), BOOT, cells, domains=(), cpu_overcommit=4, devices=())
+    told = cells_result(cells, [replace(bound("a", 0), huge=True)], 4)
+    assert [(cell["memory_free"], cell["huge_free"], cell["vcpus_free"]) for cell in told] == [(4 * GIB, 8 * GIB, 6), (8 * GIB, 0, 8)]
+
+
+def test_headroom_is_a_wish() -> None:
+    assert seat(Size(2, 6 * GIB, 4, 64 * GIB)).cell == 1
+
+
 def test_what_each_lacks_is_said() -> None:
     with pytest.raises(NodeError, match=r"on none of this host's NUMA nodes as a whole. NUMA node 0: .* 4 of 4 allowed vCPUs .*; NUMA node 1: "):
         seat(Size(5, GIB, 5, GIB), overcommit=2)
@@ -91,14 +112,21 @@ def test_it_is_as_libvirt_has_it(tmp_path: Path) -> None:
 
 
 def test_a_bound_node_moves_to_a_host_that_has_it_on_one(tmp_path: Path) -> None:
-    numa = [{"node": number, "cpus": 4, "memory": 8 * GIB} for number in (0, 1)]
+    def cells(free: int) -> list[dict[str, Any]]:
+        return [{"node": number, "cpus": 4, "memory": 8 * GIB, "vcpus_free": 14, "memory_free": free * GIB, "huge_free": 0} for number in (0, 1)]
+
     held: dict[str, Any] = {**node("web-1"), "numa": True, "numa_node": 0, "vcpus": 2, "memory": "6GiB"}
-    full = {**answer({**held, "name": "x"}, {**held, "name": "y", "numa_node": 1}), "host": {"cpus": 8, "numa": numa}}
-    free = {**answer(), "host": {"cpus": 8, "numa": numa}}
+    full = {**answer({**held, "name": "x"}, {**held, "name": "y", "numa_node": 1}), "host": {"cpus": 8, "numa": cells(2)}}
+    free = {**answer(), "host": {"cpus": 8, "numa": cells(8)}}
     for each in (full, free):
         each["capacity"] = {"vcpus": 32, "vcpus_free": 20, "memory": 64 * GIB, "memory_free": 40 * GIB}
     steps = plan("node.move", {"a": answer(held), "b": full, "c": free}, node="web-1")
     assert {step["host"] for step in steps} == {"a", "c"}
+    # A drain gives each NUMA node once.
+    three = [{**held, "name": f"n{number}"} for number in (1, 2, 3)]
+    with pytest.raises(ValueError, match="c: none of its NUMA nodes has all of it, only 12 CPUs, 2GiB and 0 GPUs, 12 CPUs, 2GiB and 0 GPUs"):
+        plan("host.drain", {"a": answer(*three), "c": free}, host="a")
+    assert len(plan("host.drain", {"a": answer(*three[:2]), "c": free}, host="a")) > 2
     with pytest.raises(ValueError, match="b: none of its NUMA nodes has all of it, only 14 CPUs, 2GiB and 0 GPUs, 14 CPUs, 2GiB and 0 GPUs"):
         plan("node.move", {"a": answer(held), "b": full}, node="web-1")
 
@@ -109,9 +137,12 @@ def test_a_host_tells_of_its_numa_nodes(hypervisor: Hypervisor) -> None:
     several = Path("/sys/devices/system/node/node1").exists()
     assert bool(here["numa"]) == several
     # libvirt's test driver has two, and lacks a call that the module needs, so it is asked as the module asks.
-    command = ["/usr/bin/python3", "-c", CELLS_OF, "test:///default"]
-    told = subprocess.run(command, env={"PYTHONPATH": str(collections_path())}, capture_output=True, check=True).stdout
-    assert [(number, memory, len(cpus)) for number, memory, cpus in json.loads(told)] == [(0, 2 * GIB, 8), (1, 4 * GIB, 8)]
+    command = ["/usr/bin/python3", "-c", ASKED, "test:///default"]
+    told = json.loads(subprocess.run(command, env={"PYTHONPATH": str(collections_path())}, capture_output=True, check=True).stdout)
+    assert [(number, memory, len(cpus)) for number, memory, cpus, _reserved, _huge in told["cells"]] == [(0, 2 * GIB, 8), (1, 4 * GIB, 8)]
+    assert told["seats"] == [0, 1]
+    # Its one node has 2 GiB, and was bound to the second NUMA node: it grows within that, and a new one gets no headroom beyond one.
+    assert [tuple(room) for room in told["rooms"]] == [(64, 64 * GIB, 62 * GIB), (32, 4 * GIB, 2 * GIB), (32, 4 * GIB, 2 * GIB)]
 
 
 @pytest.mark.libvirt

@@ -135,6 +135,9 @@ def test_where_one_node_could_make_room_by_moving_that_is_said() -> None:
     assert why().endswith("a: it has 3 CPUs free of 4; b: it has 1 CPUs free of 4. a has room once small, which is running, has moved to b: node move small b")
     assert why(a=[sized("small", 1, devices=["nvidia-gpu:1"])]).endswith("of 4")
     assert why(a=[sized("small", 1, labels={"cloud.lepton.service": "chat"})]).endswith("of 4")
+    told = {**answers, "a": {**answers["a"], "nodes": [sized("small", labels={"app": "db"})]}}
+    with pytest.raises(PlacementError, match=r"b: no app=db runs there$"):  # by moving it away nothing would come near it
+        place("web-1", Request(cpus=4000, memory=GIB, near=("app=db",)), host=None, answers=told, labels={})
     assert why(a=[sized("big", 5)]).endswith("of 4")
 
 

@@ -28,6 +28,7 @@ from ._units import format_size
 KIB = 1024
 TOLD_SECONDS = 0.3  # between two looks at how far a migration is; libvirt has no event for that
 ABORT_SECONDS = 60  # that it may take to give up
+WATCHED_SECONDS = 6  # one broke some seconds after it had answered (docs/decisions.md)
 ANSWER_SECONDS = 30  # after which a guest that says nothing on its new host counts as broken
 CONSOLE_BYTES = 65536
 TAIL_BYTES = 400
@@ -257,24 +258,27 @@ def _hears(domain: Any) -> str:
 def _ask(target: Host, name: str, heard: str, printed: bytes, kept: str) -> None:
     """Raise NodeError where a guest does not answer on its new host, or its kernel says that it broke. `printed` is the end of its console before."""
     domain, last = target.domain(name), None
-    deadline = time.monotonic() + ANSWER_SECONDS
+    began = time.monotonic()
     while True:
         said = target.files.read(target.console_path(name), CONSOLE_BYTES)
         broken = BROKEN.search(said[said.rfind(printed) + len(printed) if printed and printed in said else 0 :].decode("utf-8", "replace"))
         if broken:
             break
+        alive = heard == ""
         try:
             if heard == "agent":
                 domain.getTime()
-                return
-            now = domain.memoryStats().get("last_update") if heard else 1
+                alive = True
+            elif heard:
+                now = domain.memoryStats().get("last_update")
+                # The first figure may have come with the guest, the next one only from it.
+                alive, last = bool(now and last and now > last), now or last
         except _libvirt.libvirt.libvirtError:
-            now = None
-        # The first figure may have come with the guest, the second one only from it.
-        if heard == "" or (now and last and now > last):
+            alive = False
+        after = time.monotonic() - began
+        if alive and after >= WATCHED_SECONDS:
             return
-        last = last or now
-        if time.monotonic() > deadline:
+        if after > ANSWER_SECONDS:
             break
         time.sleep(0.2)  # the guest tells it in its own time, without an event
     why = "its kernel printed: %s" % ascii(broken.group(0))[1:-1] if broken else "its guest did not answer within %d s" % ANSWER_SECONDS

@@ -13,7 +13,6 @@ from ._node import Boot, Capacity, Node, NodeError, Size, check_fits, used_by
 from ._pci import Device, choose_devices
 
 KIB = 1024
-PAGE = 4  # KiB, of one that is not huge, where nodes are made
 
 
 class Cell(NamedTuple):
@@ -45,9 +44,10 @@ def read_cells(capabilities: str) -> list[Cell]:
     found = []
     for cell in ET.fromstring(capabilities).iterfind("host/topology/cells/cell"):
         pages = [(int(page.get("size", 0)), int(page.text or 0)) for page in cell.iterfind("pages")]
-        reserved = {size: size * count * KIB for size, count in pages if size > PAGE}
+        usual = min((size for size, _count in pages), default=0)
+        reserved = {size: size * count * KIB for size, count in pages if size > usual and count}
         cpus = tuple(int(cpu.get("id", 0)) for cpu in cell.iterfind("cpus/cpu"))
-        # Without a size QEMU takes the kernel's default, which is the smallest of the huge ones where nobody has chosen another.
+        # Without a size QEMU takes the kernel's default, which is the smallest of those that are reserved where nobody has chosen another.
         huge = reserved[min(reserved)] if reserved else 0
         found.append(Cell(int(cell.get("id", 0)), int(cell.findtext("memory") or 0) * KIB, cpus, sum(reserved.values()), huge))
     return found

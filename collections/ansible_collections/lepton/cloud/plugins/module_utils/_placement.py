@@ -133,14 +133,10 @@ def _move_first(fleet: Fleet, request: Request, answers: Mapping[str, Mapping[st
     occupancy, states = Occupancy(fleet), {}
     for host in fleet.hosts():
         for node in answers[host.name].get("nodes", ()):
-            wanted = any("%s=%s" % pair in request.near for pair in node.get("labels", {}).items())  # where it goes it would be missed
-            if (
-                "state" in node
-                and not wanted
-                and not node.get("devices")
-                and bool(node.get("hugepages")) == request.huge
-                and SERVICE_LABEL not in node.get("labels", {})
-            ):
+            labels = node.get("labels", {})
+            stays = bool(node.get("devices")) or SERVICE_LABEL in labels
+            missed = any("%s=%s" % pair in request.near for pair in labels.items())  # where it is, what is to be near it would go
+            if "state" in node and not stays and not missed and bool(node.get("hugepages")) == request.huge:
                 size, states[node["name"]] = size_of(node), node["state"]
                 own = Request(size["vcpus"] * WHOLE, parse_size(size["memory"]), numa=bool(node.get("numa")), huge=request.huge)
                 occupancy.note(host.name, Placed(node["name"], own))
