@@ -2,6 +2,7 @@
 from typing import Any
 
 import pytest
+from ansible_collections.lepton.cloud.plugins.action.place import _node as chosen
 from ansible_collections.lepton.cloud.plugins.module_utils._fleet import Request
 from ansible_collections.lepton.cloud.plugins.module_utils._placement import PlacementError, choose, fit, locate, place
 
@@ -148,3 +149,17 @@ def test_huge_pages_are_a_room_of_their_own() -> None:
     assert put(host=None, answers=answers, huge=True)[0] == "b"
     with pytest.raises(PlacementError, match="a: it has 0B free as huge pages of 1GiB"):
         put(host="a", answers=answers, huge=True)
+
+
+@pytest.mark.parametrize("host", ["a", "b"])
+def test_what_only_takes_a_name_needs_no_size(host: str) -> None:
+    """As node restore, rename and adopt ask: whether another host has a node of that name."""
+    answers = {"a": room(0, 0), "b": {"msg": "no route"}}
+    arguments = {"node": "web-1", "vcpus": 0, "host": host}
+    if host == "a":
+        assert chosen(arguments, answers, {})["host"] == "a"
+        with pytest.raises(PlacementError, match="exists already on c"):
+            chosen(arguments, {**answers, "c": room(8, 8, "web-1")}, {})
+    else:
+        with pytest.raises(PlacementError, match="no host answered"):
+            chosen(arguments, answers, {})
