@@ -14,9 +14,10 @@ import json
 import threading
 import time
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from tests.conftest import eventually
-from tests.machines import Machine, Two, two_machines
+if TYPE_CHECKING:
+    from tests.machines import Machine, Two
 
 SIZE = {"vcpus": 1, "memory": "128MiB", "disk": "32MiB", "virtualization": "emulation"}
 WRITERS, MEBIBYTES = 2, 40
@@ -36,6 +37,8 @@ def boot_of(host: Machine) -> str:
 
 def migrated(two: Two, *, live: bool) -> str:
     """Migrate a guest that writes, and return what became of it and what was said."""
+    from tests.conftest import eventually
+
     two.first.module("virtual_node", name="mig-1", state="running", image="guest", forward_ports=["8090:80"], **SIZE)
     before = eventually(lambda: boot_of(two.first), 150)
     stop = threading.Event()
@@ -63,6 +66,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--pause", action="store_true")
     args = parser.parse_args()
+    # Here, since tests/warm.py starts processes that read this file, and Ansible must come before what is of a collection.
+    from tests.machines import two_machines
+
     with two_machines() as two:
         found = Counter(migrated(two, live=not args.pause) for _round in range(args.rounds))
     for what, count in found.most_common():
