@@ -56,6 +56,8 @@ def migrated(two: Two, *, live: bool) -> str:
         whole = boot_of(two.second) == before
     for host in (two.first, two.second):
         host.module("virtual_node", name="mig-1", state="absent")
+    for kept in two.folder.glob("kvm?/disks/mig-1.*"):
+        kept.unlink()
     if answer["failed"]:
         print(answer["msg"], flush=True)
     return f"{'whole' if whole else 'broken'}, and said to be {'broken' if answer['failed'] else 'whole'}"
