@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.lepton.cloud.plugins.module_utils._balancer import Server
 from ansible_collections.lepton.cloud.plugins.module_utils._endpoints import endpoints, moves
 from ansible_collections.lepton.cloud.plugins.module_utils._service import ServiceError, deployment_options, read_service
 from ansible_collections.lepton.cloud.plugins.module_utils._steps import StepError, make_plan
+from tests.conftest import ROOT
 
 DECLARED: dict[str, Any] = {"backend": "deployment", "cluster": "gpu", "image": "model:1", "port": 8080, "listen_port": 8000, "max_replicas": 5, "gpus": "1"}
 LIVE = {"name": "chat", "image": "model:1", "replicas": 2, "state": "available"}
@@ -140,3 +143,15 @@ def test_a_pod_in_two_slices_counts_once_and_unknown_is_ready() -> None:
     found = endpoints([piece(endpoint("1", ready=False)), piece(endpoint("1", ready=None))])
     assert [(each.ready, each.serving) for each in found.values()] == [(True, True)]
     assert moves("chat", endpoints([piece(endpoint("1", address="fd00::1"), kind="IPv6")]), {})[0].address == "[fd00::1]"
+
+
+def test_the_program_at_a_balancer_comes_with_all_that_it_imports() -> None:
+    """Its role copies modules of the collection by name."""
+    folder = ROOT / "collections/ansible_collections/lepton/cloud"
+    found, left = set(), {"_follow.py"}
+    while left:
+        module = left.pop()
+        found.add(module)
+        left |= {f"{name}.py" for name in re.findall(r"^from \.(_\w+) import", (folder / "plugins/module_utils" / module).read_text(), re.MULTILINE)} - found
+    copied = yaml.safe_load((folder / "roles/load_balancer/vars/main.yml").read_text())["load_balancer_endpoints_modules"]
+    assert sorted(found) == copied
