@@ -12,6 +12,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ..plugin_utils._asking import ask
+
 
 class ActionModule(ActionBase):
     """Answers what the module answers. Files go over the connection as a stream: `fetch` with become would hold them in memory."""
@@ -24,7 +26,7 @@ class ActionModule(ActionBase):
         archive = args["archive"]
         if args["state"] == "loaded" and not self._task.check_mode:
             # Asked first: where it is already, nothing need be sent.
-            seen = self._ask(args, variables, check=True)
+            seen = ask(self, args, variables, check=True)
             if not seen.get("changed"):
                 return {**result, **seen}
             if not os.path.isfile(archive):
@@ -34,7 +36,7 @@ class ActionModule(ActionBase):
             args["archive"] = self._connection._shell.join_path(self._connection._shell.tmpdir, "image.tar")
             self._transfer_file(archive, args["archive"])
             self._fixup_perms2((self._connection._shell.tmpdir, args["archive"]))
-        answered = self._ask(args, variables, check=self._task.check_mode)
+        answered = ask(self, args, variables, check=self._task.check_mode)
         if "path" in answered:
             os.makedirs(os.path.dirname(archive), mode=0o700, exist_ok=True)
             try:
@@ -44,15 +46,6 @@ class ActionModule(ActionBase):
             finally:
                 self._remove_remote(os.path.dirname(answered["path"]))
         return {**result, **answered}
-
-    def _ask(self, args: dict[str, Any], variables: dict[str, Any], *, check: bool) -> dict[str, Any]:
-        before = self._task.check_mode
-        self._task.check_mode = check
-        try:
-            answered: dict[str, Any] = self._execute_module(module_args=args, task_vars=variables)
-        finally:
-            self._task.check_mode = before
-        return answered
 
     def _remove_remote(self, folder: str) -> None:
         if self._connection.transport == "local":

@@ -14,6 +14,7 @@ from ansible.plugins.action import ActionBase
 
 from ..module_utils._backup import DISK, ID
 from ..module_utils._node import NodeError, check_name
+from ..plugin_utils._asking import ask
 
 
 class ActionModule(ActionBase):
@@ -29,15 +30,15 @@ class ActionModule(ActionBase):
         args, variables = dict(self._task.args), task_vars or {}
         state = args["state"]
         if state not in ("sent", "received"):
-            return {**result, **self._ask(args, variables, check=self._task.check_mode)}
+            return {**result, **ask(self, args, variables, check=self._task.check_mode)}
         way = _way(str(args["node"]), str(args["backup"]))
         if state == "sent":
-            answered = self._ask(args, variables, check=self._task.check_mode)
+            answered = ask(self, args, variables, check=self._task.check_mode)
             if not (self._task.check_mode or answered.get("failed") or answered["size"] is None):
                 self._fetch(os.path.join(str(args["directory"]), str(args["node"]), str(args["backup"]), DISK), way, int(answered["size"]))
             return {**result, **answered}
         # Asked first: where it is already, or has no room, nothing need be sent.
-        answered = self._ask(args, variables, check=True)
+        answered = ask(self, args, variables, check=True)
         if not answered.get("changed") or self._task.check_mode:
             return {**result, **answered}
         try:
@@ -46,18 +47,9 @@ class ActionModule(ActionBase):
                     self._make_tmp_path()
                 args["way"] = self._connection._shell.join_path(self._connection._shell.tmpdir, DISK)
                 self._transfer_file(way, args["way"])
-            return {**result, **self._ask(args, variables, check=False)}
+            return {**result, **ask(self, args, variables, check=False)}
         finally:
             shutil.rmtree(os.path.dirname(way), ignore_errors=True)
-
-    def _ask(self, args: dict[str, Any], variables: dict[str, Any], *, check: bool) -> dict[str, Any]:
-        before = self._task.check_mode
-        self._task.check_mode = check
-        try:
-            answered: dict[str, Any] = self._execute_module(module_args=args, task_vars=variables)
-        finally:
-            self._task.check_mode = before
-        return answered
 
     def _fetch(self, path: str, way: str, size: int) -> None:
         """Have a file of the host here. Who may not read it as the connection's user cannot fetch it: such a host is reached as root."""
