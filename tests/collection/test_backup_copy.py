@@ -53,14 +53,15 @@ def test_what_arrives_whole_is_a_backup_and_nothing_else_is(first: Path, tmp_pat
     assert (way / name(1)).read_text() == f"what {name(1)} holds"
     planned = copy(second, "received", backup=name(1), manifest=sent["manifest"], check=True)
     assert planned["changes"] == [{"field": f"backup {name(1)}", "before": "absent", "after": "present", "effective": "now"}]
-    assert not (second / "web-1").exists()
+    assert os.listdir(second) == []
     (way / name(1)).write_text("what a network made of it")
     broken = copy(second, "received", backup=name(1), manifest=sent["manifest"])["msg"]
     assert f"backup {name(1)} was not brought here, and nothing of it is left: backup {name(1)} is not as it was written" in broken
     assert os.listdir(second / "web-1") == []
-    assert not way.exists()
+    assert not way.parent.exists() or os.listdir(way.parent) == []
     assert "it has not arrived" in copy(second, "received", backup=name(1), manifest=sent["manifest"])["msg"]
-    child = copy(first, "sent", backup=name(2))
+    child = copy(first, "described", backup=name(2))
+    assert copy(second, "received", backup=name(2), manifest=child["manifest"], coming=[name(1)], check=True)["changed"]
     assert f"backup {name(2)} builds upon {name(1)}, which is not here" in copy(second, "received", backup=name(2), manifest=child["manifest"])["msg"]
     for number in (1, 2):
         sent = copy(first, "sent", backup=name(number))
@@ -83,9 +84,10 @@ def test_what_arrives_whole_is_a_backup_and_nothing_else_is(first: Path, tmp_pat
     ],
 )
 def test_what_is_no_backup_of_this_node_is_refused(first: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
-    sent = copy(first, "sent", backup=name(1))
+    sent = copy(first, "described", backup=name(1))
     assert change[0] in sent["manifest"]
-    assert message in copy(tmp_path / "second", "received", backup=name(1), manifest=sent["manifest"].replace(*change))["msg"]
+    for check in (True, False):
+        assert message in copy(tmp_path / "second", "received", backup=name(1), manifest=sent["manifest"].replace(*change), check=check)["msg"]
     assert not (tmp_path / "second/web-1").exists()
 
 
@@ -159,14 +161,20 @@ def test_a_lost_node_is_made_of_what_a_second_host_has(fleet: Fleet, ssh_server:
 
     # One that was damaged keeps none from coming that does not build upon it; here all do.
     (fleet.folder / "kvm2/cp-1").rename(fleet.folder / "elsewhere")
+    (fleet.folder / "kvm2/.copies.cp-1.lock").unlink()
     (disk,) = (fleet.folder / "kvm1/cp-1").glob("*/disk.qcow2")
     whole = disk.read_bytes()
     disk.write_bytes(whole[:-1] + b"x")
+    again = fleet.run("node/backup", "--check", node="cp-1")
+    assert again.returncode == 0, again.stdout
+    assert re.search(r"kvm2 +: ok=\d+ +changed=2", again.stdout), again.stdout  # what is there, and what would be made
+    assert os.listdir(fleet.folder / "kvm2") == []
     damaged = fleet.run("node/backup", node="cp-1", full=True)
     assert damaged.returncode != 0
     assert "was not brought here, and nothing of it is left" in damaged.stdout
     assert len(stands(fleet, "kvm1", "cp-1")) == 2
     assert len(stands(fleet, "kvm2", "cp-1")) == 1
+    assert list(Path("~/.cache/lepton/backups-on-their-way").expanduser().glob("cp-1/*")) == []
     disk.write_bytes(whole)
     shutil.rmtree(fleet.folder / "kvm2/cp-1")
     (fleet.folder / "elsewhere").rename(fleet.folder / "kvm2/cp-1")

@@ -52,6 +52,16 @@ def test_devices_pinning_huge_pages_and_a_seed_are_as_libvirt_has_them(tmp_path:
     pins = [(pin.get("vcpu"), pin.get("cpuset")) for pin in ET.fromstring(xml).iterfind("cputune/vcpupin")]
     assert pins == [("0", "2"), ("1", "3"), ("2", "2"), ("3", "3")]
     assert read_paths(xml)["seed"] == "/d/a.seed.iso"
+    for pins in ("0-1 0-1 2-3 2-3", "0"):  # of somebody else's: they stay as they are
+        adopted = xml.replace(' cpuset="2-3"', "")
+        foreign = ET.fromstring(adopted)
+        tune = foreign.find("cputune")
+        assert tune is not None
+        tune.clear()
+        for number, cpus in enumerate(pins.split()):
+            ET.SubElement(tune, "vcpupin", vcpu=str(number), cpuset=cpus)
+        after = ET.fromstring(resized(ET.tostring(foreign, encoding="unicode"), SIZE))
+        assert [pin.get("cpuset") for pin in after.iterfind("cputune/vcpupin")] == pins.split()
     more = ET.fromstring(resized(xml, Size(2, 512 * MIB, 5, 1024 * MIB)))
     assert [(pin.get("vcpu"), pin.get("cpuset")) for pin in more.iterfind("cputune/vcpupin")] == [(str(n), "23"[n % 2]) for n in range(5)]
     assert validated(ET.tostring(more, encoding="unicode"), tmp_path) == ""

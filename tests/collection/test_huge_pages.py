@@ -26,9 +26,14 @@ PAGES, SIZE = 80, 2 * MIB
 
 def test_what_libvirt_says_of_pages_is_read() -> None:
     pages = "<pages unit='KiB' size='4'>2169398</pages><pages unit='KiB' size='2048'>96</pages><pages unit='KiB' size='1048576'>2</pages>"
-    cells = f"<cell id='0'>{pages}</cell><cell id='1'><pages size='64'>9</pages><pages size='2048'>0</pages><pages size='524288'>1</pages></cell>"
+    cells = f"<cell id='0'>{pages}</cell><cell id='1'><pages size='64'>9</pages><pages size='2048'>4</pages></cell>"
+    mixed = (
+        "<cell id='0'><pages size='4'>9</pages><pages size='2048'>4</pages></cell><cell id='1'><pages size='4'>9</pages><pages size='1048576'>1</pages></cell>"
+    )
+    one_kind = read_cells(f"<capabilities><host><topology><cells>{mixed}</cells></topology></host></capabilities>")
+    assert [(cell.reserved, cell.huge) for cell in one_kind] == [(8 * MIB, 8 * MIB), (1024 * MIB, 0)]
     found = read_cells(f"<capabilities><host><topology><cells>{cells}</cells></topology></host></capabilities>")
-    assert [(cell.reserved, cell.huge) for cell in found] == [(2240 * MIB, 192 * MIB), (512 * MIB, 512 * MIB)]  # those that QEMU takes by default
+    assert [(cell.reserved, cell.huge) for cell in found] == [(2240 * MIB, 192 * MIB), (8 * MIB, 8 * MIB)]  # those that QEMU takes by default
 
 
 @pytest.fixture

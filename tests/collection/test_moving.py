@@ -101,6 +101,16 @@ def test_the_nodes_of_a_lost_host_are_made_of_their_newest_backups() -> None:
     assert [step["args"]["name"] for step in evacuated({"a": {}, "b": answer()}, nodes=["n2"])] == ["n2"]
 
 
+def test_each_gpu_is_given_once_when_a_host_is_lost() -> None:
+    backups = [{**saved(name, "a"), "devices": ["nvidia-gpu"]} for name in ("g1", "g2", "g3")]
+    hosts = {"a": {}, **{name: {**answer(), "gpus": [{"numa": 0, "why": ""}, {"numa": 0, "why": "it is a bridge"}]} for name in "bc"}}
+    found = {"saved": {"b": backups, "c": backups}}
+    with pytest.raises(StepError, match="1 GPUs: b: it has no 1 whole GPUs free"):
+        plan("host.evacuate", hosts, {**BACKUPS, **found}, host="a", is_off=True)
+    steps = plan("host.evacuate", hosts, {**BACKUPS, **found}, host="a", is_off=True, nodes=["g1", "g2"])
+    assert [step["host"] for step in steps] == ["b", "c"]
+
+
 @pytest.mark.parametrize(
     ("answers", "arguments", "why"),
     [

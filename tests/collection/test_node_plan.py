@@ -14,6 +14,16 @@ RUNNING = replace(STOPPED, live=SIZE, memory_used=200 * MIB)
 ROOM = Capacity(vcpus=16, memory=8192 * MIB, vcpus_used=3, memory_used=512 * MIB)
 
 
+def test_of_huge_pages_nothing_is_changed_that_nobody_asks_for() -> None:
+    shrunk = replace(STOPPED, huge=True)  # from before they were a room of their own
+    assert actions(Wish("web-1", "running"), shrunk) == ["start"]
+    assert actions(Wish("web-1", "running"), replace(shrunk, saved=True)) == ["start"]
+    (step,) = make_plan(Wish("web-1", memory=256 * MIB), shrunk, ROOM).steps
+    assert step.size == Size(2, 256 * MIB, 4, 256 * MIB)
+    with pytest.raises(NodeError, match="it must be its memory"):
+        make_plan(Wish("web-1", max_memory=768 * MIB), shrunk, ROOM)
+
+
 def test_the_hosts_room_matters_only_to_what_grows() -> None:
     for wish in (Wish("web-1", "stopped"), Wish("web-1", vcpus=1), Wish("web-1", "absent"), Wish("web-1", "restarted", memory=256 * MIB)):
         assert not grows(wish, RUNNING)

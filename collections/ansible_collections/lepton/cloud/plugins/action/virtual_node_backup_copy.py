@@ -28,18 +28,15 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         args, variables = dict(self._task.args), task_vars or {}
-        state = args["state"]
-        if state not in ("sent", "received"):
-            return {**result, **ask(self, args, variables, check=self._task.check_mode)}
-        way = _way(str(args["node"]), str(args["backup"]))
+        check, state = self._task.check_mode, args.get("state")
+        if check or state not in ("sent", "received") or not all(args.get(name) for name in ("directory", "node", "backup")):
+            return {**result, **ask(self, args, variables, check=check)}
+        node, backup = str(args["node"]), str(args["backup"])
+        way = _way(node, backup)
         if state == "sent":
-            answered = ask(self, args, variables, check=self._task.check_mode)
-            if not (self._task.check_mode or answered.get("failed") or answered["size"] is None):
-                self._fetch(os.path.join(str(args["directory"]), str(args["node"]), str(args["backup"]), DISK), way, int(answered["size"]))
-            return {**result, **answered}
-        # Asked first: where it is already, or has no room, nothing need be sent.
-        answered = ask(self, args, variables, check=True)
-        if not answered.get("changed") or self._task.check_mode:
+            answered = ask(self, args, variables, check=False)
+            if not answered.get("failed") and answered["size"] is not None:
+                self._fetch(os.path.join(str(args["directory"]), node, backup, DISK), way, int(answered["size"]))
             return {**result, **answered}
         try:
             if os.path.exists(way):
@@ -58,9 +55,13 @@ class ActionModule(ActionBase):
         free = shutil.disk_usage(os.path.dirname(way)).free
         if free < size:
             raise AnsibleActionFail("there is no room for a backup on its way: %s has %d bytes, and %d are free in %s" % (path, size, free, way))
-        self._connection.fetch_file(path, way)
-        if os.path.getsize(way) != size:
-            raise AnsibleActionFail("%d bytes of %s arrived, and not %d" % (os.path.getsize(way), path, size))
+        try:
+            self._connection.fetch_file(path, way)
+            if os.path.getsize(way) != size:
+                raise AnsibleActionFail("%d bytes of %s arrived, and not %d" % (os.path.getsize(way), path, size))
+        except BaseException:
+            shutil.rmtree(os.path.dirname(way), ignore_errors=True)
+            raise
 
 
 def _way(node: str, backup: str) -> str:

@@ -57,7 +57,8 @@ class Backup:
 
     @property
     def node_size(self) -> Size:
-        return Size(self.size_vcpus, self.size_memory, self.size_max_vcpus, self.size_max_memory)
+        # Of huge pages a node takes all that it can have when it starts.
+        return Size(self.size_vcpus, self.size_memory, self.size_max_vcpus, self.size_memory if self.hugepages else self.size_max_memory)
 
     @property
     def boot(self) -> Boot:

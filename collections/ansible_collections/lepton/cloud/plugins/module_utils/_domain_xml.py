@@ -14,12 +14,14 @@ from typing import Any, Mapping
 
 from ._node import FORWARD, LOOPBACK, Boot, Size
 from ._numa import ANYWHERE, Seat
+from ._pci import read_cpuset
 
 OWNER_NS = "https://lepton.cloud/xmlns/node/1.0"
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 ET.register_namespace("lepton", OWNER_NS)
 ET.register_namespace("qemu", QEMU_NS)
 KIB = 1024
+MANY = 1 << 20  # CPUs, more than any host has
 KERNEL = ("kernel", "initrd")
 
 
@@ -286,6 +288,21 @@ def _kib(domain: ET.Element, tag: str) -> int:
     return int(found.text or 0) * KIB if found is not None else 0
 
 
+def _pin_more(domain: ET.Element, vcpus: int) -> None:
+    """Have as many pins as vCPUs where we have pinned them; somebody else's stay as they are."""
+    tune, mark = domain.find("cputune"), domain.find("metadata/{%s}node" % OWNER_NS)
+    pins = [] if tune is None else tune.findall("vcpupin")
+    if tune is None or mark is None or not pins or (mark.get("numa") is None and not mark.get("cpuset")):
+        return
+    own = mark.get("cpuset", "")
+    around = [str(cpu) for cpu in read_cpuset(own, MANY)] if own else [pins[0].get("cpuset", "")]
+    for pin in pins:
+        if int(pin.get("vcpu", 0)) >= vcpus:
+            tune.remove(pin)
+    for number in sorted(set(range(vcpus)) - {int(pin.get("vcpu", 0)) for pin in pins}):
+        tune.insert(number, ET.Element("vcpupin", vcpu=str(number), cpuset=around[number % len(around)]))
+
+
 def resized(xml: str, size: Size) -> str:
     """Return the same domain with other CPUs and memory; everything else stays as it is."""
     domain = ET.fromstring(xml)
@@ -294,15 +311,7 @@ def resized(xml: str, size: Size) -> str:
         vcpu = ET.SubElement(domain, "vcpu")
     vcpu.text = str(size.max_vcpus)
     vcpu.set("current", str(size.vcpus))
-    tune = domain.find("cputune")
-    pins = [] if tune is None else tune.findall("vcpupin")
-    if tune is not None and pins:  # those that are more go on where the others are
-        sets = [pin.get("cpuset", "") for pin in sorted(pins, key=lambda pin: int(pin.get("vcpu", 0)))]
-        around = sets[: sets.index(sets[0], 1)] if sets[0] in sets[1:] else sets
-        for pin in pins:
-            tune.remove(pin)
-        for number in range(size.max_vcpus):
-            tune.insert(number, ET.Element("vcpupin", vcpu=str(number), cpuset=around[number % len(around)]))
+    _pin_more(domain, size.max_vcpus)
     for tag, value in (("memory", size.max_memory), ("currentMemory", size.memory)):
         found = domain.find(tag)
         if found is None:

@@ -16,7 +16,7 @@ import time
 import uuid
 import xml.etree.ElementTree as ET
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator
 
 from . import _libvirt
@@ -67,7 +67,8 @@ def plan_migration(host: Host, target: Host, node: Node) -> Journey:
     domain = host.domain(name)
     if domain.listAllSnapshots():
         raise NodeError("%s has snapshots, which libvirt cannot migrate: delete them first" % name)
-    check_fits(name, given(node.live), None, target.capacity(huge=node.huge))
+    live = given(node.live)
+    check_fits(name, replace(live, memory=live.max_memory) if node.huge else live, None, target.capacity(huge=node.huge))
     xml = domain.XMLDesc()
     _check_cpu(xml, host, target)
     found = read_paths(xml)

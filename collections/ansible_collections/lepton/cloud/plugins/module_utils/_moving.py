@@ -122,6 +122,10 @@ def _with(answer: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, An
     less["capacity"] = {**less.get("capacity", room), "vcpus_free": room["vcpus_free"] - size["vcpus"]}
     if node.get("numa"):
         less["host"] = {**answer.get("host", {}), "numa": _seated(node, answer.get("host", {}).get("numa", ()))}
+    words, gpus = [str(word) for word in node.get("devices") or ()], list(answer.get("gpus") or ())
+    if "state" not in node and words:  # of a lost host: those that it gets here are nobody else's
+        free = [place for place, gpu in enumerate(gpus) if not gpu["why"]][: gpus_of(words)]
+        less["gpus"] = [{**gpu, "why": "it is for %s" % node["name"]} if place in free else gpu for place, gpu in enumerate(gpus)]
     planned = {field: value for field, value in node.items() if field != "state"}
     return {**answer, **less, "nodes": [*answer["nodes"], planned]}
 

@@ -375,10 +375,10 @@ def _resize(wish: Wish, node: Node, capacity: Capacity | None) -> Plan:
         vcpus=vcpus,
         memory=memory,
         max_vcpus=max(config.max_vcpus, vcpus) if wish.max_vcpus is None else wish.max_vcpus,
-        max_memory=(memory if node.huge else max(config.max_memory, memory)) if wish.max_memory is None else wish.max_memory,
+        max_memory=_most_memory(wish, node, memory),
     )
     _check_size(target)
-    if node.huge and target.max_memory != memory:
+    if node.huge and target.max_memory != memory and (wish.memory, wish.max_memory) != (None, None):
         raise NodeError("max_memory: with huge pages all of a node's memory is its own from the start, so it must be its memory")
     if grows(wish, node):
         check_fits(wish.name, target, config, given(capacity))
@@ -408,6 +408,13 @@ def _resize(wish: Wish, node: Node, capacity: Capacity | None) -> Plan:
         if effective == "now" or getattr(config, field) != wanted:
             changes.append(Change(field, shown(now), shown(wanted), effective))
     return Plan(tuple(steps), tuple(changes), tuple(reasons))
+
+
+def _most_memory(wish: Wish, node: Node, memory: int) -> int:
+    """Return how far memory can grow: of huge pages a node has all from its start, so that is no more than it is asked to have."""
+    if wish.max_memory is not None:
+        return wish.max_memory
+    return memory if node.huge and wish.memory is not None else max(node.config.max_memory, memory)
 
 
 def _reachable_live(wish: Wish, target: Size, node: Node) -> tuple[Size, list[str]]:

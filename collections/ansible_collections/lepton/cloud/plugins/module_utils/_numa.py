@@ -41,16 +41,24 @@ ANYWHERE = Seat()
 
 def read_cells(capabilities: str) -> list[Cell]:
     """Return a host's NUMA nodes from what libvirt says of it."""
-    found = []
-    for cell in ET.fromstring(capabilities).iterfind("host/topology/cells/cell"):
-        pages = [(int(page.get("size", 0)), int(page.text or 0)) for page in cell.iterfind("pages")]
-        usual = min((size for size, _count in pages), default=0)
-        reserved = {size: size * count * KIB for size, count in pages if size > usual and count}
-        cpus = tuple(int(cpu.get("id", 0)) for cpu in cell.iterfind("cpus/cpu"))
-        # Without a size QEMU takes the kernel's default, which is the smallest of those that are reserved where nobody has chosen another.
-        huge = reserved[min(reserved)] if reserved else 0
-        found.append(Cell(int(cell.get("id", 0)), int(cell.findtext("memory") or 0) * KIB, cpus, sum(reserved.values()), huge))
-    return found
+    cells = ET.fromstring(capabilities).findall("host/topology/cells/cell")
+    reserved = [_reserved(cell) for cell in cells]
+    # Without a size QEMU takes the kernel's default, which is the smallest of those that are reserved where nobody has chosen another.
+    usual = min((size for sizes in reserved for size in sizes), default=0)
+    return [
+        Cell(
+            int(cell.get("id", 0)), int(cell.findtext("memory") or 0) * KIB, tuple(int(cpu.get("id", 0)) for cpu in cell.iterfind("cpus/cpu")),
+            sum(sizes.values()), sizes.get(usual, 0),
+        )
+        for cell, sizes in zip(cells, reserved)  # noqa: B905 -- Python 3.9 has no strict
+    ]  # fmt: skip
+
+
+def _reserved(cell: ET.Element) -> dict[int, int]:
+    """Return how much memory of a NUMA node is reserved as huge pages, by their size in KiB."""
+    pages = [(int(page.get("size", 0)), int(page.text or 0)) for page in cell.iterfind("pages")]
+    ordinary = min((size for size, _count in pages), default=0)
+    return {size: size * count * KIB for size, count in pages if size > ordinary and count}
 
 
 def capacity_of(cell: Cell, domains: Sequence[Node], cpu_overcommit: float, *, huge: bool = False) -> Capacity:

@@ -37,19 +37,25 @@ options:
     required: true
   state:
     description:
-      - V(offered) tells what the other host lacks, V(sent) brings one backup to the controller, V(received) has it here, and V(pruned) removes here what is
-        too old.
+      - V(offered) tells what the other host lacks, V(described) tells of one backup, V(sent) brings it to the controller, V(received) has it here, and
+        V(pruned) removes here what is too old.
     type: str
-    choices: [offered, sent, received, pruned]
+    choices: [offered, described, sent, received, pruned]
     required: true
   backup:
     description:
-      - The id of the one that is sent or received.
+      - The id of the one that is described, sent or received.
     type: str
   manifest:
     description:
-      - With O(state=received), what RV(manifest) was where it was sent.
+      - With O(state=received), what RV(manifest) was where it was described.
     type: str
+  coming:
+    description:
+      - With O(state=received), the ids of what comes with it, and is not here yet in check mode.
+    type: list
+    elements: str
+    default: []
   there:
     description:
       - With O(state=offered), the ids that the other host has already.
@@ -92,14 +98,14 @@ offered:
   returned: when O(state=offered)
   sample: [20261128T021500Z]
 manifest:
-  description: The manifest of what is sent.
+  description: Its manifest.
   type: str
-  returned: when O(state=sent)
+  returned: when O(state=described) or O(state=sent)
   sample: "{}"
 size:
   description: How many bytes its disk has. Null of one without a disk.
   type: int
-  returned: when O(state=sent)
+  returned: when O(state=described) or O(state=sent)
   sample: 3221225472
 changes:
   description: What is there now.
@@ -111,6 +117,7 @@ changes:
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
@@ -125,18 +132,22 @@ from ..module_utils._units import format_size
 LOCK_SECONDS = 60
 
 
-def read_sent(params: dict, store: Store) -> Backup:
+def read_sent(params: dict, store: Store, *, check: bool) -> Backup:
     """Return what was sent; raise NodeError where it is no backup of this node, or builds upon one that is not here."""
     backup = read(params["manifest"], "what was sent")
     if (backup.node, backup.id) != (params["node"], params["backup"]):
         raise NodeError("what was sent is backup %s of %s, and not %s of %s" % (backup.id, backup.node, params["backup"], params["node"]))
-    if backup.parent is not None and backup.parent not in store.known():
+    if backup.parent is not None and backup.parent not in store.known() and backup.parent not in (params["coming"] if check else ()):
         raise NodeError("backup %s builds upon %s, which is not here" % (backup.id, backup.parent))
     return replace(backup, copied=True)
 
 
-def check_room(store: Store, backup: Backup) -> None:
-    free = shutil.disk_usage(os.path.dirname(store.folder)).free
+def check_room(store: Store, backup: Backup, way: str | None) -> None:
+    """Raise NodeError where a backup has no room. What has arrived on the same file system has it already."""
+    directory = os.path.dirname(store.folder)
+    if way is not None and os.stat(way).st_dev == os.stat(directory).st_dev:
+        return
+    free = shutil.disk_usage(directory).free
     if free < backup.size:
         raise NodeError("there is no room for backup %s, which has %s: %s are free" % (backup.id, format_size(backup.size), format_size(free)))
 
@@ -161,15 +172,16 @@ def main() -> None:
         argument_spec={
             "node": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["offered", "sent", "received", "pruned"], "required": True},
+            "state": {"type": "str", "choices": ["offered", "described", "sent", "received", "pruned"], "required": True},
             "backup": {"type": "str"},
             "manifest": {"type": "str"},
             "there": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "int", "default": 14},
             "more": {"type": "bool", "default": False},
+            "coming": {"type": "list", "elements": "str", "default": []},
             "way": {"type": "path"},
         },
-        required_if=[("state", "sent", ["backup"]), ("state", "received", ["backup", "manifest"])],
+        required_if=[("state", "described", ["backup"]), ("state", "sent", ["backup"]), ("state", "received", ["backup", "manifest"])],
         supports_check_mode=True,
     )
     params = module.params
@@ -180,15 +192,15 @@ def main() -> None:
             raise NodeError("keep: expected 1 or more, not %d" % params["keep"])
         if state == "offered":
             module.exit_json(changed=False, changes=[], offered=lacking(store.known(), params["there"], params["keep"]))
-        if state == "sent":
+        if state in ("described", "sent"):
             found = store.known().get(identity)
             if found is None:
                 raise NodeError("there is no backup %s of %s here" % (identity, params["node"]))
             module.exit_json(changed=False, changes=[], manifest=written(found), size=found.size if found.sha256 else None)
-        with host_lock(params["directory"], "copies." + params["node"], LOCK_SECONDS):
+        with nullcontext() if module.check_mode else host_lock(params["directory"], "copies." + params["node"], LOCK_SECONDS):
             if state == "received" and identity not in store.known():
-                backup = read_sent(params, store)
-                check_room(store, backup)
+                backup = read_sent(params, store, check=module.check_mode)
+                check_room(store, backup, params["way"])
                 changes.append(Change("backup " + backup.id, "absent", "present"))
                 if not module.check_mode:
                     receive(store, backup, params["way"])
