@@ -591,10 +591,20 @@ class Host:
     def _shutdown(self, name: str, wait_seconds: int) -> None:
         domain = self.domain(name)
 
+        pressed: list[bool] = []
+
         def stopped() -> bool:
             return not domain.isActive()
 
-        if not self.wait(domain, stopped, wait_seconds, every=(REPRESS_SECONDS, domain.shutdown)):
+        def press() -> None:
+            try:
+                domain.shutdown()
+            except libvirt.libvirtError:
+                if not pressed:  # Xen's driver was seen to refuse it once more while a guest goes down
+                    raise
+            pressed.append(True)
+
+        if not self.wait(domain, stopped, wait_seconds, every=(REPRESS_SECONDS, press)):
             raise NodeError(
                 "the guest did not power down within %d s; nothing was forced, but it may still do so later, and then has to be started" % wait_seconds
             )
