@@ -19,7 +19,7 @@ from ._first_boot import write_seed
 from ._local_files import LocalFiles, Run
 from ._node import Boot, Capacity, Node, NodeError, Size, Step, given, used_by
 from ._numa import Cell, Seat, capacity_of, cells_result, choose_seat, read_cells, tighter
-from ._pci import choose_devices, read_cpuset, read_devices
+from ._pci import choose_devices, devices_taken, read_cpuset, read_devices
 from ._units import format_size
 from ._volume_files import VolumeFiles
 
@@ -454,14 +454,10 @@ class Host:
             seat = choose_seat(name, size, boot, cells, domains=domains, cpu_overcommit=self.cpu_overcommit, devices=devices)
         else:
             pinned = read_cpuset(boot.cpuset, self.connection.getInfo()[2]) if boot.cpuset else []
-            seat = Seat(None, pinned, choose_devices(boot.devices, devices, self.devices_taken(domains)))
+            seat = Seat(None, pinned, choose_devices(boot.devices, devices, devices_taken(domains)))
         if seat.devices and kind != "kvm":
             raise NodeError("devices: a node has a device of its host only with hardware virtualisation, which does not work on this host")
         return seat
-
-    def devices_taken(self, domains: Sequence[Node]) -> dict[str, str]:
-        """Return who has which PCI device, running or not."""
-        return {address: node.name for node in domains for address in node.devices}
 
     def _define(self, name: str, step: Step, virtualization: str, warnings: list[str], *, seeded: bool) -> Any:
         """Return the new domain, which bears the mark of an unfinished creation."""

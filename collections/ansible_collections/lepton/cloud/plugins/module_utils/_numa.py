@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Sequence
 
 from ._node import Boot, Capacity, Node, NodeError, Size, check_fits, used_by
-from ._pci import Device, choose_devices
+from ._pci import Device, choose_devices, devices_taken
 
 KIB = 1024
 
@@ -86,7 +86,7 @@ def tighter(one: Capacity, other: Capacity) -> Capacity:
 
 def choose_seat(name: str, size: Size, boot: Boot, cells: Sequence[Cell], *, domains: Sequence[Node], cpu_overcommit: float, devices: Sequence[Device]) -> Seat:
     """Return the NUMA node that has all that a new node needs, and least left then; raise NodeError with what each lacks."""
-    taken = {address: node.name for node in domains for address in node.devices}
+    taken = devices_taken(domains)
     found: list[tuple[int, Seat]] = []
     lacking = []
     for cell in cells:

@@ -12,7 +12,7 @@ import os
 import re
 from typing import Mapping, NamedTuple, Sequence
 
-from ._node import NodeError
+from ._node import Node, NodeError
 
 ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", re.ASCII)
 KIND = re.compile(r"((?:nvidia-|amd-|intel-)?gpu)(?::([1-9][0-9]?))?", re.ASCII)
@@ -112,6 +112,11 @@ def choose_devices(words: Sequence[str], devices: Sequence[Device], taken: Mappi
         for device in sorted(usable, key=lambda device: (nodes.count(device.numa) < count, -nodes.count(device.numa), device.numa))[:count]:
             _take(device, devices, chosen)
     return sorted(chosen)
+
+
+def devices_taken(domains: Sequence[Node]) -> dict[str, str]:
+    """Return who has which PCI device, running or not."""
+    return {address: node.name for node in domains for address in node.devices}
 
 
 def _take(device: Device, devices: Sequence[Device], chosen: dict[str, None]) -> None:

@@ -105,7 +105,7 @@ from ..module_utils._libvirt import Host, owned
 from ..module_utils._local_files import LocalFiles
 from ..module_utils._module import HOST_OPTIONS, connected
 from ..module_utils._node import FORWARD, Node
-from ..module_utils._pci import read_devices, unusable
+from ..module_utils._pci import devices_taken, read_devices, unusable
 from ..module_utils._ports import free_ports, listening_ports
 from ..module_utils._results import capacity_result, memory_result, node_result
 
@@ -115,7 +115,7 @@ MIGRATION = ("uri", "image_dir", "disk_dir", "cpu_overcommit", "memory_reserve")
 def gpus(host: Host, domains: list[Node]) -> list[dict]:
     """Return the GPUs of a host that is this machine."""
     devices = read_devices() if isinstance(host.files, LocalFiles) else []
-    taken = host.devices_taken(domains)
+    taken = devices_taken(domains)
     return [
         {"address": device.address, "kind": device.gpu, "numa": device.numa, "node": taken.get(device.address), "why": unusable(device, devices, taken)}
         for device in devices
