@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: demo demo-clean test test-kubernetes test-kubernetes-build test-xen test-cloud-init test-images test-chain check docs
+.PHONY: demo demo-clean test test-kubernetes test-kubernetes-build test-xen test-debian test-images test-chain check docs
 
 demo:  ## A Slack workspace, a hypervisor and the bot, to try; SCRIPT=1 plays the tour by itself
 	@tools/setup demo
@@ -13,7 +13,7 @@ test:  ## Everything that can run here, against real components
 	@tools/setup test
 	@mkdir -p .cache
 	@nice -n 19 .venv/bin/pytest -m checks $(ARGS) >.cache/checks.log 2>&1 & checks=$$!; \
-	.venv/bin/pytest -m "not checks and not kubernetes and not xen and not cloud_init" $(ARGS); result=$$?; \
+	.venv/bin/pytest -m "not checks and not kubernetes and not xen and not debian" $(ARGS); result=$$?; \
 	wait $$checks || result=$$?; cat .cache/checks.log; exit $$result
 
 test-kubernetes:  ## Deployments, on a control plane that is built once; ten minutes for that, and as many for the tests
@@ -28,13 +28,13 @@ test-xen:  ## Nodes on a host with Xen, which is built once; five minutes
 	@tools/setup test
 	@.venv/bin/pytest -m xen $(ARGS)
 
-test-cloud-init:  ## A node with Debian and its cloud-init, which are fetched once; five minutes
+test-debian:  ## A Debian that the roles prepare, and a node with its cloud-init, fetched once; ten minutes
 	@tools/setup test
-	@.venv/bin/pytest -m cloud_init $(ARGS)
+	@.venv/bin/pytest -m debian $(ARGS)
 
 check:  ## The fast loop: linters, types and the tests that need nothing
 	@tools/setup test
-	@.venv/bin/pytest -m "not libvirt and not browser and not postgres and not ssh and not docker and not haproxy and not kubernetes and not xen and not cloud_init and not prometheus and not slow" $(ARGS)
+	@.venv/bin/pytest -m "not libvirt and not browser and not postgres and not ssh and not docker and not haproxy and not kubernetes and not xen and not debian and not prometheus and not slow" $(ARGS)
 
 test-images:  ## Images of all three frameworks, built, started and asked; fetches a gigabyte
 	@tools/setup test

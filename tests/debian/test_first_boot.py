@@ -16,7 +16,7 @@ from tests.machines import two_machines
 
 from lepton_ai.sandbox.guest import cache_root
 
-pytestmark = [pytest.mark.cloud_init, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.debian, pytest.mark.slow, pytest.mark.timeout(1500)]
 BASE = "linux-image-cloud-amd64,systemd-sysv,openssh-server,sudo,ca-certificates"
 PACKAGES = ("cloud-init", "qemu-guest-agent")  # with what debootstrap cannot resolve
 FILES = {
@@ -56,8 +56,8 @@ def debian() -> Path:
 
 
 def test_a_node_is_at_its_first_boot_what_it_was_told_to_be(tmp_path: Path) -> None:
-    require([] if os.geteuid() == 0 else ["the rights of root"], "cloud_init")
-    require([program for program in ("debootstrap", "genisoimage", "dnsmasq") if shutil.which(program) is None], "cloud_init")
+    require([] if os.geteuid() == 0 else ["the rights of root"], "debian")
+    require([program for program in ("debootstrap", "genisoimage", "dnsmasq") if shutil.which(program) is None], "debian")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
     image = debian()
     with two_machines() as two:
