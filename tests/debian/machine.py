@@ -72,7 +72,7 @@ class Machine:
         ip("link", "set", self.space, "up")
         command = [
             "systemd-nspawn", "--boot", f"--directory={self.folder}/root", "--machine=prepared", "--register=no", "--keep-unit", "--console=pipe",
-            f"--network-namespace-path=/run/netns/{self.space}", "--capability=all", "--rlimit=NOFILE=1024:524288",
+            f"--network-namespace-path=/run/netns/{self.space}", "--capability=all", "--system-call-filter=@keyring bpf", "--rlimit=NOFILE=1024:524288",
         ]  # fmt: skip
         with (self.folder / "console").open("ab") as console:
             self.process = subprocess.Popen(

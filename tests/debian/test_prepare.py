@@ -131,3 +131,21 @@ def test_what_it_runs_stays_running_when_it_is_prepared_again(machine: Machine) 
     assert changed(machine.play("host/prepare")) == 2
     assert maxconn(machine) == "2001"
     assert machine.do("systemctl", "show", "-p", "MainPID", "--value", *UNITS) == before
+
+
+def test_containers_that_run_on_a_machine_outlive_its_preparing() -> None:
+    """Docker's own settings end them with the engine, and the engine is restarted for ours."""
+    with debian_machine() as machine:
+        machine.inventory(("container_hosts",))
+        machine.do("apt-get", "install", "-y", "-qq", "docker.io")
+        machine.do("for mounted in /sys/fs/cgroup/*; do mount -o remount,bind,rw $mounted; done")
+        shutil.copy("/bin/busybox", machine.folder / "root/usr/bin/busybox")
+        machine.do("tar -C /usr -c bin/busybox | docker import - box")
+        machine.do("docker", "run", "--detach", "--name", "before", "--network", "none", "box", "/bin/busybox", "sleep", "1000")
+        (before,) = json.loads(machine.do("docker", "inspect", "before"))
+        assert before["State"]["Running"]
+        assert changed(machine.play("host/prepare")) > 0
+        (after,) = json.loads(machine.do("docker", "inspect", "before"))
+        assert after["State"] == before["State"]
+        assert "json-file" in machine.do("docker", "info")
+        assert changed(machine.play("host/prepare")) == 0
