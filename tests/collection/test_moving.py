@@ -101,6 +101,15 @@ def test_the_nodes_of_a_lost_host_are_made_of_their_newest_backups() -> None:
     assert [step["args"]["name"] for step in evacuated({"a": {}, "b": answer()}, nodes=["n2"])] == ["n2"]
 
 
+def test_a_host_with_a_fence_agent_is_turned_off_before_anything_is_made() -> None:
+    declared = {**BACKUPS, "saved": {"b": SAVED}, "fences": ["a"]}
+    steps = plan("host.evacuate", {"a": {}, "b": answer()}, declared, host="a", nodes=["n1"])
+    assert titles(steps) == [("a", "turn a off, and see that it is"), ("b", "make n1 of its backup 20261102T020000Z on b")]
+    # Where it is not seen to be off, the play ends there: only a step of a group may fail without ending it.
+    assert "group" not in steps[0]
+    assert titles(plan("host.evacuate", {"a": {}, "b": answer()}, declared, host="a", nodes=["n1"], is_off=True)) == titles(steps)[1:]
+
+
 def test_each_gpu_is_given_once_when_a_host_is_lost() -> None:
     backups = [{**saved(name, "a"), "devices": ["nvidia-gpu"]} for name in ("g1", "g2", "g3")]
     hosts = {"a": {}, **{name: {**answer(), "gpus": [{"numa": 0, "why": ""}, {"numa": 0, "why": "it is a bridge"}]} for name in "bc"}}
@@ -151,6 +160,12 @@ class Fleet:
         """Have a host answer no more, as one whose power went."""
         inventory = yaml.safe_load((self.folder / "hosts.yml").read_text())
         inventory["hypervisors"]["hosts"][host]["lepton_host"]["uri"] = "qemu+unix:///session?socket=/nonexistent"
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
+
+    def fence(self, host: str, **fence: Any) -> None:
+        """Have a host turned off by an agent."""
+        inventory = yaml.safe_load((self.folder / "hosts.yml").read_text())
+        inventory["hypervisors"]["hosts"][host]["lepton_fence"] = fence
         (self.folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
 
     def run(self, playbook: str, *words: str, **arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -219,17 +234,35 @@ def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: F
     assert kept.returncode == 0, kept.stdout
     fleet.hosts["kvm1"].node("mv-2", state="absent")
 
-    # The first host is lost, with its node and without a word.
-    lost = fleet.hosts["kvm1"].hypervisor.folder
-    fleet.hosts["kvm1"].virsh("destroy", "mv-1")
+    # The first host is lost without a word, and its node runs on: nobody knows.
+    lost = fleet.hosts["kvm1"].hypervisor
     fleet.lose("kvm1")
     doubted = fleet.run("host/evacuate", host="kvm1")
     assert "See that the host is off and stays off" in doubted.stdout
-    evacuated = fleet.run("host/evacuate", host="kvm1", is_off=True)
+    # Its fence agent does what one does, to the node in place of the host's power.
+    agent = fleet.folder / "fence_test"
+    agent.write_text(
+        f'#!/bin/sh\nwords=$(cat)\necho "$words" >>{fleet.folder}/asked\nenv >>{fleet.folder}/environment\ncase "$words" in\n*password=wrong*) '
+        f'echo "login with wrong failed" >&2; exit 1 ;;\n*action=off) virsh -c "{lost.uri}" destroy mv-1 ;;\n'
+        f'*) [ "$(virsh -c "{lost.uri}" domstate mv-1)" = running ] || exit 2 ;;\nesac\n'
+    )
+    agent.chmod(0o755)
+    fleet.fence("kvm1", agent=str(agent), options={"ip": "192.0.2.7", "password": "wrong"})
+    refused = fleet.run("host/evacuate", "-vv", host="kvm1")
+    assert refused.returncode != 0
+    assert "could not turn it off: login with *** failed. Whether it runs is not known" in refused.stdout
+    assert fleet.state("mv-1") == {"kvm1": "running"}
+    fleet.fence("kvm1", agent=str(agent), options={"ip": "192.0.2.7", "password": "s3cret{{ 1 + 1 }}"})
+    planned = fleet.run("host/evacuate", "--check", "-v", host="kvm1")
+    assert "turn kvm1 off, and see that it is" in planned.stdout
+    assert fleet.state("mv-1") == {"kvm1": "running"}
+    evacuated = fleet.run("host/evacuate", "-vvv", host="kvm1")
+    assert "s3cret" not in evacuated.stdout + planned.stdout + (fleet.folder / "environment").read_text()
+    assert (fleet.folder / "asked").read_text().endswith("ip=192.0.2.7\npassword=s3cret2\naction=status\n")
     assert evacuated.returncode == 0, evacuated.stdout
-    assert fleet.hosts["kvm2"].virsh("domstate", "mv-1") == "running"
+    assert fleet.state("mv-1") == {"kvm1": "shut off", "kvm2": "running"}
     assert says(port) == "kept"
-    assert (lost / "disks/mv-1.qcow2").exists()
+    assert (lost.folder / "disks/mv-1.qcow2").exists()
     fleet.hosts["kvm2"].node("mv-1", state="absent")
     fleet.hosts["kvm1"].node("mv-1", state="absent")
 

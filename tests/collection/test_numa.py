@@ -122,6 +122,11 @@ def test_a_bound_node_moves_to_a_host_that_has_it_on_one(tmp_path: Path) -> None
         each["capacity"] = {"vcpus": 32, "vcpus_free": 20, "memory": 64 * GIB, "memory_free": 40 * GIB}
     steps = plan("node.move", {"a": answer(held), "b": full, "c": free}, node="web-1")
     assert {step["host"] for step in steps} == {"a", "c"}
+    # Running it cannot go, which is said before anything is done.
+    whole = {**held, "numa_node": None}  # of a host that has but one
+    for source, operation, given in ((held, "node.move", {"node": "web-1"}), (held, "host.drain", {"host": "a"}), (whole, "node.move", {"node": "web-1"})):
+        with pytest.raises(ValueError, match="web-1 is bound to one NUMA node, and no migration binds it to another"):
+            plan(operation, {"a": answer(source), "c": free}, mode="live", **given)
     # A drain gives each NUMA node once.
     three = [{**held, "name": f"n{number}"} for number in (1, 2, 3)]
     with pytest.raises(ValueError, match="c: none of its NUMA nodes has all of it, only 12 CPUs, 2GiB and 0 GPUs, 12 CPUs, 2GiB and 0 GPUs"):

@@ -54,7 +54,7 @@ def drain_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[s
 
 
 def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mapping[str, Any]) -> list[Step]:
-    """Plan to make the nodes of a lost host on others, each of its newest backup. That the host is gone is a person's word, and must be given."""
+    """Plan to make the nodes of a lost host on others, each of its newest backup. That it is off is a person's word, or it is turned off first."""
     host, answers = arguments["host"], asked["hypervisors"]
     if host not in answers:
         raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
@@ -63,11 +63,14 @@ def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mappin
     silent = sorted(name for name, answer in answers.items() if name != host and "nodes" not in answer)
     if silent:
         raise PlacementError("%s do not answer either, and may have what would be made twice: nothing is done before they do" % ", ".join(silent))
+    off: list[Step] = []
     if not arguments.get("is_off"):
-        raise PlacementError(
-            "%s does not answer, and that may be the network: a node that runs twice writes to two disks, and serves from both. See that the host is "
-            "off and stays off (its power, its BMC), and say is_off=true" % host
-        )
+        if host not in (declared.get("fences") or ()):
+            raise PlacementError(
+                "%s does not answer, and that may be the network: a node that runs twice writes to two disks, and serves from both. See that the host is "
+                "off and stays off (its power, its BMC), and say is_off=true; or set lepton_fence for it in the inventory, and it is turned off" % host
+            )
+        off = [a_step("turn %s off, and see that it is" % host, host, "host_fence", {})]
     there = {node["name"] for answer in answers.values() for node in answer.get("nodes", ())}
     saved = declared.get("saved") or {}  # by host, each of which may have its own folder
     newest = {backup["node"]: backup for backup in sorted((each for found in saved.values() for each in found), key=lambda backup: backup["id"])}
@@ -75,7 +78,7 @@ def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mappin
     strange = [name for name in wanted if newest.get(name, {}).get("host") != host or name in there]
     if strange or not wanted:
         raise PlacementError("no backup is of %s on %s, or another host has it" % (", ".join(ascii(name[:63])[1:-1] for name in strange) or "a node", host))
-    steps: list[Step] = []
+    steps = off
     left = {name: answer for name, answer in answers.items() if name != host}
     for name in wanted:
         node = {**newest[name], "name": name}
@@ -145,6 +148,11 @@ def _moved(
     """Return how a node comes from one host to another. What does not run has nothing to migrate, and goes stopped."""
     name = node["name"]
     if mode in (LIVE, SUSPENDED) and node["state"] == "running":
+        if node.get("numa_node") is not None or (node.get("numa") and answers[target].get("host", {}).get("numa")):
+            raise PlacementError(
+                "%s is bound to one NUMA node, and no migration binds it to another: without mode it goes stopped, and is bound anew (node move %s)"
+                % (name, name)
+            )
         return [_migrated(name, source, target, answers[target]["migration"], live=mode == LIVE)]
     return _carried(name, "running" if node["state"] == "running" else "stopped", source, target, declared)
 

@@ -203,9 +203,11 @@ def secret_names(spec: Spec) -> frozenset[str]:
 
 def unknown_word(word: str, known: Any, what: str) -> str:
     """Return the answer to a word that is not known: the nearest known one, and the others."""
+    if not known:
+        return "unknown %s; expected none" % what
     near = difflib.get_close_matches(str(word), list(known), n=1)
     hint = "did you mean %s? " % near[0] if near else ""
-    return "unknown %s; %sexpected one of %s" % (what, hint, ", ".join(sorted(known)) or "none")
+    return "unknown %s; %sexpected one of %s" % (what, hint, ", ".join(sorted(known)))
 
 
 def _shown(text: object) -> str:

@@ -29,6 +29,7 @@ Planner = Callable[[Mapping[str, Any], Answers, Mapping[str, Any]], list[Step]]
 PREFIX = "lepton.cloud."
 # In which variable of a host the options stand that all modules of a kind share.
 OPTIONS = {
+    "host_fence": "lepton_fence",
     "host_placement": "lepton_host",
     "virtual_node": "lepton_host",
     "virtual_node_backup": "lepton_host",
