@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -114,6 +115,14 @@ class Machine:
 
 
 SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+
+
+def changed(done: subprocess.CompletedProcess[str]) -> int:
+    """Return how much a playbook changed on the machine, which must have gone well."""
+    assert done.returncode == 0, done.stdout
+    found = re.search(r"^prepared .*changed=(\d+)", done.stdout, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def ip(*words: str) -> None:

@@ -23,7 +23,9 @@ FILES = {
     "etc/systemd/network/10-all.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n",
     "etc/cloud/cloud.cfg.d/90-test.cfg": "datasource_list: [NoCloud]\nnetwork: {config: disabled}\nlocale: false\n",
     "etc/fstab": "/dev/vda / ext4 defaults 0 1\n",
+    "etc/apt/sources.list": "deb [trusted=yes] http://192.168.150.1:8000 ./\n",  # a mirror with what is installed at the first boot
 }
+WANTED = "hello"
 UNITS = ("systemd-networkd", "ssh", "qemu-guest-agent")
 BOOT_SECONDS = 400
 
@@ -55,7 +57,17 @@ def debian() -> Path:
     return image
 
 
-def test_a_node_is_at_its_first_boot_what_it_was_told_to_be(tmp_path: Path) -> None:
+def mirror(folder: Path) -> None:
+    """Make a folder that apt can fetch one package from."""
+    folder.mkdir()
+    subprocess.run(["apt-get", "-o", "APT::Sandbox::User=root", "download", WANTED], cwd=folder, check=True, capture_output=True)
+    (package,) = folder.iterdir()
+    fields = subprocess.run(["dpkg-deb", "--field", package], check=True, capture_output=True, text=True).stdout
+    digest = hashlib.sha256(package.read_bytes()).hexdigest()
+    (folder / "Packages").write_text(f"{fields}Filename: ./{package.name}\nSize: {package.stat().st_size}\nSHA256: {digest}\n")
+
+
+def test_a_node_is_at_its_first_boot_what_it_was_told_to_be(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     require([] if os.geteuid() == 0 else ["the rights of root"], "debian")
     require([program for program in ("debootstrap", "genisoimage", "dnsmasq") if shutil.which(program) is None], "debian")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
@@ -64,8 +76,12 @@ def test_a_node_is_at_its_first_boot_what_it_was_told_to_be(tmp_path: Path) -> N
         host = two.first
         assert host.module("virtual_network", name="models", host_address="192.168.150.1/24")["changed"]
         (host.folder / "images/debian").symlink_to(image)
+        mirror(tmp_path / "mirror")
+        serving = ["/usr/bin/python3", "-m", "http.server", "8000", "--bind", "192.168.150.1", "--directory", str(tmp_path / "mirror")]
+        server = subprocess.Popen([*host.inside, *serving], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        request.addfinalizer(server.kill)
         told = {
-            "user": "ops", "ssh_keys": [(tmp_path / "key.pub").read_text()],
+            "user": "ops", "packages": [WANTED], "ssh_keys": [(tmp_path / "key.pub").read_text()],
             "files": [{"path": "/srv/told", "content": "it's {{ data }}\n", "mode": "0640"}],
         }  # fmt: skip
         made = host.module(
@@ -84,6 +100,7 @@ def test_a_node_is_at_its_first_boot_what_it_was_told_to_be(tmp_path: Path) -> N
         eventually(lambda: inside("cloud-init", "status") == "status: done", BOOT_SECONDS)
         assert inside("sudo", "stat", "-c", "%a", "/srv/told") == "640"
         assert inside("sudo", "cat", "/srv/told") == "it's {{ data }}"
+        assert inside("hello") == "Hello, world!"  # the package that it was told to install
         # The disk was made larger than the image, and cloud-init grew what is on it.
         assert int(inside("df", "--output=size", "-m", "/").split()[-1]) > 2500
         # By its agent: the address is the same, and a backup holds its file systems still.

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import ROOT, eventually
-from tests.debian.machine import ADDRESS, Machine, debian_machine
+from tests.conftest import ROOT, ansible_module, eventually
+from tests.debian.machine import ADDRESS, SSH, Machine, changed, debian_machine
 
 from lepton_ai.sandbox.guest import build_guest
 
@@ -45,13 +45,6 @@ def machine() -> Iterator[Machine]:
 
 def site(machine: Machine, **variables: Any) -> None:
     machine.inventory(("hypervisors", "container_hosts", "load_balancers", "monitors"), **{**SITE, **variables})
-
-
-def changed(done: subprocess.CompletedProcess[str]) -> int:
-    assert done.returncode == 0, done.stdout
-    found = re.search(r"^prepared .*changed=(\d+)", done.stdout, re.MULTILINE)
-    assert found is not None
-    return int(found[1])
 
 
 def working(machine: Machine) -> bool:
@@ -100,6 +93,24 @@ def test_a_node_works_on_it(machine: Machine) -> None:
     assert eventually(lambda: '"cpus": 1' in machine.do("python3", "-c", f'"{code}"'), 60)
 
 
+def test_a_fence_agent_of_pacemakers_turns_a_machine_off(machine: Machine) -> None:
+    """The machine is a node of this host, by fence_virsh: no BMC is here."""
+    options = {
+        "ip": ADDRESS, "username": "root", "identity_file": str(machine.folder / "key"), "plug": "web-1",
+        "ssh_options": f"-t -F none {SSH} '/bin/bash -c \"PS1=[EXPECT]#\\  /bin/bash --noprofile --norc\"'",  # its own prompt, and no known hosts
+    }  # fmt: skip
+    planned = ansible_module("host_fence", {"agent": "fence_virsh", "options": options}, check=True)
+    assert (planned["failed"], planned["changed"]) == (False, True), planned
+    assert "running" in machine.do("virsh", "domstate", "web-1")
+    done = ansible_module("host_fence", {"agent": "fence_virsh", "options": options})
+    assert (done["failed"], done["changed"]) == (False, True), done
+    assert "shut off" in machine.do("virsh", "domstate", "web-1")
+    assert not ansible_module("host_fence", {"agent": "fence_virsh", "options": options})["changed"]
+    refused = ansible_module("host_fence", {"agent": "fence_virsh", "options": {**options, "plug": "web-9"}})
+    assert "Whether it runs is not known" in refused["msg"]
+    machine.do("virsh", "start", "web-1")
+
+
 def test_a_run_that_dies_half_way_is_finished_by_the_next(machine: Machine) -> None:
     """A program that read its files before they were changed is told of it, whoever changed them and whenever."""
     command = [ROOT / ".venv/bin/ansible-playbook", "-i", machine.folder / "hosts.yml", ROOT / "playbooks/host/prepare.yml"]
@@ -131,21 +142,3 @@ def test_what_it_runs_stays_running_when_it_is_prepared_again(machine: Machine) 
     assert changed(machine.play("host/prepare")) == 2
     assert maxconn(machine) == "2001"
     assert machine.do("systemctl", "show", "-p", "MainPID", "--value", *UNITS) == before
-
-
-def test_containers_that_run_on_a_machine_outlive_its_preparing() -> None:
-    """Docker's own settings end them with the engine, and the engine is restarted for ours."""
-    with debian_machine() as machine:
-        machine.inventory(("container_hosts",))
-        machine.do("apt-get", "install", "-y", "-qq", "docker.io")
-        machine.do("for mounted in /sys/fs/cgroup/*; do mount -o remount,bind,rw $mounted; done")
-        shutil.copy("/bin/busybox", machine.folder / "root/usr/bin/busybox")
-        machine.do("tar -C /usr -c bin/busybox | docker import - box")
-        machine.do("docker", "run", "--detach", "--name", "before", "--network", "none", "box", "/bin/busybox", "sleep", "1000")
-        (before,) = json.loads(machine.do("docker", "inspect", "before"))
-        assert before["State"]["Running"]
-        assert changed(machine.play("host/prepare")) > 0
-        (after,) = json.loads(machine.do("docker", "inspect", "before"))
-        assert after["State"] == before["State"]
-        assert "json-file" in machine.do("docker", "info")
-        assert changed(machine.play("host/prepare")) == 0
