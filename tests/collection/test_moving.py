@@ -263,8 +263,20 @@ def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: F
     assert fleet.state("mv-1") == {"kvm1": "shut off", "kvm2": "running"}
     assert says(port) == "kept"
     assert (lost.folder / "disks/mv-1.qcow2").exists()
-    fleet.hosts["kvm2"].node("mv-1", state="absent")
-    fleet.hosts["kvm1"].node("mv-1", state="absent")
+
+    # The first host comes back, with what it had.
+    fleet.write(str(fleet.folder / "backups"))
+    both = fleet.run("node/stop", node="mv-1")
+    assert "several hosts have a node mv-1: kvm1 (stopped), kvm2 (running)" in both.stdout
+    assert "node release mv-1 host=HOST removes one" in both.stdout
+    released = fleet.run("node/release", node="mv-1", host="kvm1")
+    assert released.returncode == 0, released.stdout
+    assert fleet.state("mv-1") == {"kvm2": "running"}
+    assert says(port) == "kept"
+    assert not (lost.folder / "disks/mv-1.qcow2").exists()
+    assert "there is no host kvm9" in fleet.run("node/release", node="mv-1", host="kvm9").stdout
+    assert fleet.run("node/release", node="mv-1").returncode == 0
+    assert fleet.state("mv-1") == {}
 
 
 @pytest.mark.libvirt

@@ -31,11 +31,18 @@ def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "nod
     silent = _silent(answers, kind)
     found = _having(name, answers, kind)
     if len(found) > 1:
-        raise PlacementError("several hosts have a %s %s: %s. Which one is meant cannot be told: remove or rename all but one" % (kind, name, ", ".join(found)))
+        hint = "node release %s host=HOST removes one" % name if kind == "node" else "remove or rename all but one"
+        shown = _with_states(name, found, answers, kind)
+        raise PlacementError("several hosts have a %s %s: %s. Which one is meant cannot be told: %s" % (kind, name, shown, hint))
     if not found:
         asked = ", ".join(sorted(set(answers) - set(silent))) or "none"
         raise PlacementError("no host has a %s %s (asked %s)%s" % (kind, ascii(name[:64])[1:-1], asked, _may_have_it(silent, answers)))
     return found[0]
+
+
+def _with_states(name: str, hosts: list[str], answers: Mapping[str, Mapping[str, Any]], kind: str) -> str:
+    states = [next((str(item.get("state") or "") for item in answers[host][kind + "s"] if item["name"] == name), "") for host in hosts]
+    return ", ".join("%s (%s)" % pair if pair[1] else pair[0] for pair in zip(hosts, states))
 
 
 def choose(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str, host: str | None, group: str) -> str:
