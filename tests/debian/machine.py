@@ -35,15 +35,15 @@ FETCHED = (
 HERE, ADDRESS = "10.213.8.1", "10.213.8.2"
 
 
-def debian_root() -> Path:
+def debian_root(suite: str) -> Path:
     """Return the folder of a Debian with systemd and the packages that roles ask for in its cache; made once."""
-    root = cache_root("debian-systemd") / hashlib.sha256(" ".join((BASE, *FETCHED)).encode()).hexdigest()[:16]
+    root = cache_root(f"debian-{suite}") / hashlib.sha256(" ".join((BASE, *FETCHED)).encode()).hexdigest()[:16]
     if root.exists():
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=root.parent)) / "root"
     try:
-        subprocess.run(["debootstrap", "--variant=minbase", f"--include={BASE}", "bookworm", scratch], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["debootstrap", "--variant=minbase", f"--include={BASE}", suite, scratch], check=True, stdout=subprocess.DEVNULL)
         shutil.copy2("/etc/resolv.conf", scratch / "etc/resolv.conf")
         for words in (["update"], ["install", "-y", "--download-only", *FETCHED]):
             subprocess.run(["chroot", scratch, "apt-get", "-qq", *words], check=True, capture_output=True)
@@ -61,6 +61,7 @@ class Machine:
 
     folder: Path
     space: str
+    settings: dict[str, str]  # of systemd-nspawn
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -77,7 +78,7 @@ class Machine:
         ]  # fmt: skip
         with (self.folder / "console").open("ab") as console:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env={**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes"}
+                command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, env={**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes", **self.settings}
             )
         eventually(lambda: self.do("systemctl", "is-system-running") in {"running", "degraded"}, 90)
 
@@ -129,14 +130,18 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True)
 
 
+# Since Debian 13 systemd has only the one hierarchy of control groups, which containers in Debian 12 do not run with here.
+SUITES: dict[str, dict[str, str]] = {"bookworm": {}, "trixie": {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}}
+
+
 @contextmanager
-def debian_machine() -> Iterator[Machine]:
+def debian_machine(suite: str = "bookworm") -> Iterator[Machine]:
     """Start a new machine, and end it and what it wrote."""
     require([] if os.geteuid() == 0 else ["the rights of root"], "debian")
     require([program for program in ("debootstrap", "systemd-nspawn", "ip", "ssh") if shutil.which(program) is None], "debian")
-    lower = debian_root()
+    lower = debian_root(suite)
     folder = Path(tempfile.mkdtemp(prefix="lep", dir=lower.parent))
-    machine = Machine(folder, folder.name)
+    machine = Machine(folder, folder.name, SUITES[suite])
     for part in ("root", "upper", "work"):
         (folder / part).mkdir()
     layers = f"lowerdir={lower},upperdir={folder}/upper,workdir={folder}/work"

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.conftest import ROOT, ansible_module, eventually
-from tests.debian.machine import ADDRESS, SSH, Machine, changed, debian_machine
+from tests.debian.machine import ADDRESS, SSH, SUITES, Machine, changed, debian_machine
 
 from lepton_ai.sandbox.guest import build_guest
 
@@ -33,9 +33,9 @@ SITE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with debian_machine() as made:
+@pytest.fixture(scope="module", params=SUITES)
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    with debian_machine(request.param) as made:
         # Control groups cannot be made in the container that stands for a machine.
         (made.folder / "root/etc/libvirt").mkdir()
         (made.folder / "root/etc/libvirt/qemu.conf").write_text("cgroup_controllers = []\n")

@@ -97,7 +97,7 @@ def test_which_cluster_is_meant(namespace: Namespace, tmp_path: Path) -> None:
         assert away.ready() == 2
         assert "changed=1" in playbook(inventory, "deploy", deployment="chat", image="model:1", cluster="near")
         both = playbook(inventory, "scale", deployment="chat", replicas=1)
-        assert "several hosts have a deployment chat: far, near" in both
+        assert re.search(r"several hosts have a deployment chat: far \(\w+\), near \(\w+\)", both), both
         assert "changed=1" in playbook(inventory, "scale", deployment="chat", replicas=3, cluster="near")
         assert (namespace.ready(), away.ready()) == (3, 2)
     finally:
