@@ -25,6 +25,7 @@ from lepton_ai.sandbox.hypervisor import Hypervisor, start_hypervisor, stop_hype
 from lepton_ai.sandbox.stand import free_port, link_guest_image
 
 GIB = 1 << 30
+AWAY: dict[str, Any] = {"unreachable": True, "msg": "no route"}
 BACKUPS = {"directories": dict.fromkeys("abc", "/srv/backups")}
 
 
@@ -95,24 +96,28 @@ def evacuated(answers: dict[str, Any], **arguments: Any) -> list[dict[str, Any]]
 
 
 def test_the_nodes_of_a_lost_host_are_made_of_their_newest_backups() -> None:
-    steps = evacuated({"a": {"msg": "no route"}, "b": answer(node("n3"), free=1), "c": answer(free=1)})
+    steps = evacuated({"a": AWAY, "b": answer(node("n3"), free=1), "c": answer(free=1)})
     assert [step["title"] for step in steps] == ["make n1 of its backup 20261102T020000Z on b", "make n2 of its backup 20261101T020000Z on c"]
     assert steps[0]["args"] == {"node": "n1", "name": "n1", "directory": "/srv/backups", "backup": "20261102T020000Z", "state": "running"}
-    assert [step["args"]["name"] for step in evacuated({"a": {}, "b": answer()}, nodes=["n2"])] == ["n2"]
+    assert [step["args"]["name"] for step in evacuated({"a": AWAY, "b": answer()}, nodes=["n2"])] == ["n2"]
 
 
 def test_a_host_with_a_fence_agent_is_turned_off_before_anything_is_made() -> None:
     declared = {**BACKUPS, "saved": {"b": SAVED}, "fences": ["a"]}
-    steps = plan("host.evacuate", {"a": {}, "b": answer()}, declared, host="a", nodes=["n1"])
+    steps = plan("host.evacuate", {"a": AWAY, "b": answer()}, declared, host="a", nodes=["n1"])
     assert titles(steps) == [("a", "turn a off, and see that it is"), ("b", "make n1 of its backup 20261102T020000Z on b")]
     # Where it is not seen to be off, the play ends there: only a step of a group may fail without ending it.
     assert "group" not in steps[0]
-    assert titles(plan("host.evacuate", {"a": {}, "b": answer()}, declared, host="a", nodes=["n1"], is_off=True)) == titles(steps)[1:]
+    assert titles(plan("host.evacuate", {"a": AWAY, "b": answer()}, declared, host="a", nodes=["n1"], is_off=True)) == titles(steps)[1:]
+    with pytest.raises(StepError, match="a is reached, and only its libvirt does not answer: Failed to connect"):
+        plan("host.evacuate", {"a": {"msg": "Failed to connect"}, "b": answer()}, declared, host="a", nodes=["n1"])
+    with pytest.raises(StepError, match="a were not asked: run it without a limit"):
+        plan("host.evacuate", {"a": {}, "b": answer()}, declared, host="a", nodes=["n1"], is_off=True)
 
 
 def test_each_gpu_is_given_once_when_a_host_is_lost() -> None:
     backups = [{**saved(name, "a"), "devices": ["nvidia-gpu"]} for name in ("g1", "g2", "g3")]
-    hosts = {"a": {}, **{name: {**answer(), "gpus": [{"numa": 0, "why": ""}, {"numa": 0, "why": "it is a bridge"}]} for name in "bc"}}
+    hosts = {"a": AWAY, **{name: {**answer(), "gpus": [{"numa": 0, "why": ""}, {"numa": 0, "why": "it is a bridge"}]} for name in "bc"}}
     found = {"saved": {"b": backups, "c": backups}}
     with pytest.raises(StepError, match="1 GPUs: b: it has no 1 whole GPUs free"):
         plan("host.evacuate", hosts, {**BACKUPS, **found}, host="a", is_off=True)
@@ -124,13 +129,13 @@ def test_each_gpu_is_given_once_when_a_host_is_lost() -> None:
     ("answers", "arguments", "why"),
     [
         ({"a": answer(), "b": answer()}, {}, "a answers, so it is not lost"),
-        ({"a": {}, "b": answer()}, {"is_off": False}, "See that the host is off and stays off"),
-        ({"a": {}, "b": answer(), "c": {}}, {}, "c do not answer either"),
+        ({"a": AWAY, "b": answer()}, {"is_off": False}, "See that the host is off and stays off"),
+        ({"a": AWAY, "b": answer(), "c": AWAY}, {}, "c do not answer either"),
         ({"b": answer()}, {}, "there is no host a: expected one of b"),
-        ({"a": {}, "b": answer(node("n1"))}, {"nodes": ["n1"]}, "no backup is of n1 on a, or another host has it"),
-        ({"a": {}, "b": answer()}, {"nodes": ["n4"]}, "no backup is of n4 on a"),
-        ({"a": {}, "b": answer(node("n1"), node("n2"))}, {}, "no backup is of a node on a"),
-        ({"a": {}, "b": answer(free=1)}, {}, "b: it has 0B free of 1GiB"),
+        ({"a": AWAY, "b": answer(node("n1"))}, {"nodes": ["n1"]}, "no backup is of n1 on a, or another host has it"),
+        ({"a": AWAY, "b": answer()}, {"nodes": ["n4"]}, "no backup is of n4 on a"),
+        ({"a": AWAY, "b": answer(node("n1"), node("n2"))}, {}, "no backup is of a node on a"),
+        ({"a": AWAY, "b": answer(free=1)}, {}, "b: it has 0B free of 1GiB"),
     ],
 )
 def test_nothing_is_made_twice_and_nothing_without_a_word(answers: dict[str, Any], arguments: dict[str, Any], why: str) -> None:
@@ -159,7 +164,7 @@ class Fleet:
     def lose(self, host: str) -> None:
         """Have a host answer no more, as one whose power went."""
         inventory = yaml.safe_load((self.folder / "hosts.yml").read_text())
-        inventory["hypervisors"]["hosts"][host]["lepton_host"]["uri"] = "qemu+unix:///session?socket=/nonexistent"
+        inventory["hypervisors"]["hosts"][host].update(ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=free_port())
         (self.folder / "hosts.yml").write_text(yaml.safe_dump(inventory))
 
     def fence(self, host: str, **fence: Any) -> None:
@@ -256,6 +261,9 @@ def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: F
     planned = fleet.run("host/evacuate", "--check", "-v", host="kvm1")
     assert "turn kvm1 off, and see that it is" in planned.stdout
     assert fleet.state("mv-1") == {"kvm1": "running"}
+    limited = fleet.run("host/evacuate", "--limit", "localhost,kvm2", host="kvm1")
+    assert "kvm1 were not asked" in limited.stdout
+    assert fleet.state("mv-1") == {"kvm1": "running"}
     evacuated = fleet.run("host/evacuate", "-vvv", host="kvm1")
     assert "s3cret" not in evacuated.stdout + planned.stdout + (fleet.folder / "environment").read_text()
     assert (fleet.folder / "asked").read_text().endswith("ip=192.0.2.7\npassword=s3cret2\naction=status\n")
@@ -269,12 +277,20 @@ def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: F
     both = fleet.run("node/stop", node="mv-1")
     assert "several hosts have a node mv-1: kvm1 (stopped), kvm2 (running)" in both.stdout
     assert "node release mv-1 host=HOST removes one" in both.stdout
+    # Where the other one is silent, what was left over is not taken for the node.
+    fleet.lose("kvm2")
+    doubted = fleet.run("node/start", node="mv-1")
+    assert "mv-1 is on kvm1 (stopped); kvm2 did not answer and may have it" in doubted.stdout
+    assert "Name the host if that is the one: host=kvm1" in doubted.stdout
+    assert fleet.state("mv-1") == {"kvm1": "shut off", "kvm2": "running"}
+    fleet.write(str(fleet.folder / "backups"))
     released = fleet.run("node/release", node="mv-1", host="kvm1")
     assert released.returncode == 0, released.stdout
     assert fleet.state("mv-1") == {"kvm2": "running"}
     assert says(port) == "kept"
     assert not (lost.folder / "disks/mv-1.qcow2").exists()
     assert "there is no host kvm9" in fleet.run("node/release", node="mv-1", host="kvm9").stdout
+    assert "kvm1 has no node mv-1" in fleet.run("node/release", node="mv-1", host="kvm1").stdout
     assert fleet.run("node/release", node="mv-1").returncode == 0
     assert fleet.state("mv-1") == {}
 

@@ -96,7 +96,7 @@ def test_what_may_be_there_already_goes_where_it_is_or_where_it_is_told_to_go() 
     ):
         with pytest.raises(PlacementError, match=words):
             choose("chat", answers, "deployment", host, "clusters")
-    with pytest.raises(PlacementError, match="no host has a deployment chat"):
+    with pytest.raises(PlacementError, match="b has no deployment chat"):
         locate("chat", {"a": here, "b": none}, "deployment", "b")
 
 

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from typing import Any
 
@@ -37,18 +39,27 @@ class ActionModule(ActionBase):
         agent, options, seconds = args["agent"], args["options"], args["wait_seconds"]
 
         def ask(action: str) -> tuple[int, str]:
-            done = subprocess.run(
-                [program], input=asked(action, options), capture_output=True, text=True, check=False, timeout=seconds, env={"PATH": PATH, "LC_ALL": "C.UTF-8"}
-            )
-            return done.returncode, said(done.stderr + "\n" + done.stdout, options)
+            with subprocess.Popen(
+                [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
+                start_new_session=True, encoding="utf-8", errors="replace",
+            ) as process:  # fmt: skip
+                try:
+                    out, err = process.communicate(asked(action, options), timeout=seconds)
+                except BaseException:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)  # with what it has started: nothing is to be turned off later
+                    raise
+            return process.returncode, said(err if err.strip() else out, options)
 
         try:
             check_agent(agent)
-            program = shutil.which(agent, path=PATH)
-            if program is None:
+            asked("status", options)
+            program = shutil.which(agent, path=PATH) or ""
+            if not program:
                 raise AnsibleActionFail("%s is not on this controller: install the package fence-agents" % agent)
             before = is_on(ask("status")[0])
-            if before is not False and not self._task.check_mode:
+            if not self._task.check_mode:
+                # Also where it is said to be off: that may be the middle of a restart, or an agent that could not even begin and ended with that code.
                 code, why = ask("off")
                 if code:
                     raise AnsibleActionFail("%s could not turn it off: %s. Whether it runs is not known" % (agent, why))
@@ -57,6 +68,8 @@ class ActionModule(ActionBase):
                     raise AnsibleActionFail("%s turned it off, and then did not say that it is off: %s" % (agent, why))
         except FenceError as error:
             raise AnsibleActionFail(str(error)) from error
+        except OSError as error:
+            raise AnsibleActionFail("%s cannot be run: %s. Whether the machine runs is not known" % (agent, error.strerror)) from error
         except subprocess.TimeoutExpired as error:
             raise AnsibleActionFail("%s did not end within %d s: whether the machine runs is not known" % (agent, seconds)) from error
         shown = {True: "on", False: "off", None: "unknown"}

@@ -19,7 +19,7 @@ class ActionModule(ActionBase):
 
     TRANSFERS_FILES = False
     _requires_connection = False
-    _VALID_ARGS = frozenset(("name", "kind", "group", "answers", "new", "host"))
+    _VALID_ARGS = frozenset(("name", "kind", "group", "answers", "new", "host", "sole"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -27,7 +27,7 @@ class ActionModule(ActionBase):
         answers = answers_of(task_vars or {}, args["group"], args["answers"])
         try:
             name, kind, host = args["name"], args.get("kind", "node"), args.get("host")
-            found = choose(name, answers, kind, host, args["group"]) if args.get("new") else locate(name, answers, kind, host)
+            found = choose(name, answers, kind, host, args["group"]) if args.get("new") else locate(name, answers, kind, host, sole=bool(args.get("sole")))
             result.update(changed=False, host=found)
         except PlacementError as error:
             raise AnsibleActionFail(str(error)) from error

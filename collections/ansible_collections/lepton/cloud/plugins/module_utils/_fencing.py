@@ -9,12 +9,15 @@ What they take and answer: https://github.com/ClusterLabs/fence-agents/blob/main
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any, Mapping, Optional
+from urllib.parse import quote
 
 AGENT = re.compile(r"fence_[a-z0-9_]+")
 # What an agent answers to the action status.
 IS_ON, IS_OFF = 0, 2
-SECRET = re.compile(r"pass|secret|token|key")
+# What of an agent's options may be shown. Every other one may be a secret, whatever its agent calls it.
+SHOWN = frozenset(("ip", "ipaddr", "ipport", "plug", "port", "username", "login"))
 
 
 class FenceError(ValueError):
@@ -32,7 +35,7 @@ def asked(action: str, options: Mapping[str, Any]) -> str:
     for name, value in options.items():
         if not re.fullmatch(r"[a-z0-9_]+", str(name)) or name == "action":
             raise FenceError("options: expected the agent's own words such as ip, username and password, not %s" % ascii(str(name)[:80]))
-        if not isinstance(value, (str, int)) or re.search(r"[\r\n\0]", str(value)):
+        if not isinstance(value, (str, int, float)) or re.search(r"[\r\n\0]", str(value)):
             raise FenceError("options.%s: expected one line of text, or a number" % name)
     written = {name: int(value) if isinstance(value, bool) else value for name, value in options.items()}
     return "".join("%s=%s\n" % pair for pair in {**written, "action": action}.items())
@@ -44,9 +47,11 @@ def is_on(code: int) -> Optional[bool]:
 
 
 def said(printed: str, options: Mapping[str, Any]) -> str:
-    """Return the last line that an agent printed, without the secrets that it was given."""
-    last = ([line.strip() for line in printed.splitlines() if line.strip()] or ["it said nothing"])[-1]
-    for name, value in options.items():
-        if SECRET.search(name) and str(value):
-            last = last.replace(str(value), "***")
+    """Return the last two lines that an agent printed, without the secrets that it was given, in any of the ways that programs quote them."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip() and "'-h' for usage" not in line]
+    last = " / ".join(lines[-2:]) or "it said nothing"
+    hidden = {str(value) for name, value in options.items() if name not in SHOWN and len(str(value)) > 2}
+    spelled = {way for value in hidden for way in (value, shlex.quote(value), re.sub(r"([^\w@%+=:,./-])", r"\\\1", value), repr(value), quote(value, safe=""))}
+    for way in sorted(spelled, key=len, reverse=True):
+        last = last.replace(way, "***")
     return last[:300]

@@ -60,6 +60,9 @@ def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mappin
         raise PlacementError("there is no host %s: expected one of %s" % (ascii(host[:64])[1:-1], ", ".join(sorted(answers)) or "none"))
     if "nodes" in answers[host]:
         raise PlacementError("%s answers, so it is not lost: host drain brings its nodes elsewhere" % host)
+    unasked = sorted(name for name, answer in answers.items() if not answer)
+    if unasked:
+        raise PlacementError("%s were not asked: run it without a limit, since only who was asked can be silent" % ", ".join(unasked))
     silent = sorted(name for name, answer in answers.items() if name != host and "nodes" not in answer)
     if silent:
         raise PlacementError("%s do not answer either, and may have what would be made twice: nothing is done before they do" % ", ".join(silent))
@@ -70,6 +73,9 @@ def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mappin
                 "%s does not answer, and that may be the network: a node that runs twice writes to two disks, and serves from both. See that the host is "
                 "off and stays off (its power, its BMC), and say is_off=true; or set lepton_fence for it in the inventory, and it is turned off" % host
             )
+        if not answers[host].get("unreachable"):
+            why = "%s is reached, and only its libvirt does not answer: %s. What it carries may well run. Where it is to go, turn it off and say is_off=true"
+            raise PlacementError(why % (host, str(answers[host].get("msg"))[:300]))
         off = [a_step("turn %s off, and see that it is" % host, host, "host_fence", {})]
     there = {node["name"] for answer in answers.values() for node in answer.get("nodes", ())}
     saved = declared.get("saved") or {}  # by host, each of which may have its own folder

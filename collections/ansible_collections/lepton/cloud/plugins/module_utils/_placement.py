@@ -21,8 +21,10 @@ class PlacementError(ValueError):
     """There is no such host; the text says what each host answered."""
 
 
-def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "node", host: str | None = None) -> str:
+def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "node", host: str | None = None, *, sole: bool = False) -> str:
     """Return the one host that has the node, the container or the deployment; with `host`, that one, if it does.
+
+    With `sole` it is an error that another host does not answer, unless `host` is given: that other one may have it too.
 
     `answers` holds what each host answered, with `nodes`, `containers` or `deployments` of its own making; without them, it did not answer.
     """
@@ -34,6 +36,11 @@ def locate(name: str, answers: Mapping[str, Mapping[str, Any]], kind: str = "nod
         hint = "node release %s host=HOST removes one" % name if kind == "node" else "remove or rename all but one"
         shown = _with_states(name, found, answers, kind)
         raise PlacementError("several hosts have a %s %s: %s. Which one is meant cannot be told: %s" % (kind, name, shown, hint))
+    if found and sole and silent and host is None:
+        shown = _with_states(name, found, answers, kind)
+        raise PlacementError("%s is on %s%s. Name the host if that is the one: host=%s" % (name, shown, _may_have_it(silent, answers), found[0]))
+    if not found and host is not None and not silent:
+        raise PlacementError("%s has no %s %s" % (host, kind, ascii(name[:64])[1:-1]))
     if not found:
         asked = ", ".join(sorted(set(answers) - set(silent))) or "none"
         raise PlacementError("no host has a %s %s (asked %s)%s" % (kind, ascii(name[:64])[1:-1], asked, _may_have_it(silent, answers)))

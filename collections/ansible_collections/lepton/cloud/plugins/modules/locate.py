@@ -45,6 +45,11 @@ options:
     description:
       - Only this host is meant.
     type: str
+  sole:
+    description:
+      - It is an error that another host did not answer, unless O(host) is given, since that other one may have it too.
+    type: bool
+    default: false
   new:
     description:
       - It may be that no host has it yet. Then the answer is O(host), or the only host of the group.
