@@ -20,10 +20,11 @@ OLD, NEW, NEWEST = File("/etc/old", 90.0, "a"), File("/etc/new", 110.0, "b"), Fi
         (100.0, [], [OLD, NEW], told_of([OLD, NEW], "6"), Needed("reload", "/etc/new")),  # told to a process that is gone
         (100.0, [], [OLD, NEW], told_of([OLD, NEW._replace(digest="d")], "7"), Needed("reload", "/etc/new")),
         (100.0, [], [OLD, NEW], told_of([OLD], "7"), Needed("reload", "/etc/new")),
+        (100.0, [NEW], [OLD], told_of([NEW, OLD], "7"), None),  # read, and of a clock that was ahead
         (100.0, [OLD._replace(changed=99.995)], [], "", Needed("restart", "/etc/old")),  # by the kernel's tick
     ],
 )
 def test_a_service_has_read_what_was_there_when_it_started_or_was_told(
     started: float | None, restart: list[File], reload: list[File], told: str, expected: Needed | None
 ) -> None:
-    assert needed(started, restart, reload, told=told, would_tell=told_of(reload, "7")) == expected
+    assert needed(started, restart, reload, told=told, would_tell=told_of(restart + reload, "7")) == expected

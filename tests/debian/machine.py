@@ -89,10 +89,15 @@ class Machine:
             first = subprocess.run(["pgrep", "--parent", str(self.process.pid)], capture_output=True, text=True, check=False).stdout.split()
             subprocess.run(["kill", "-KILL", *first], check=False)
         self.process.send_signal(how)
-        self.process.wait(90)
+        try:
+            self.process.wait(90)
+        finally:
+            self.disconnect()
+
+    def disconnect(self) -> None:
         # With the namespace, the bridges of before are gone, as they are on a machine that starts.
-        ip("link", "del", self.space)
-        ip("netns", "del", self.space)
+        for words in (["link", "del", self.space], ["netns", "del", self.space]):
+            subprocess.run(["ip", *words], check=False, stderr=subprocess.DEVNULL)
 
     def do(self, *command: str) -> str:
         """Return what a command in it prints."""
@@ -156,5 +161,6 @@ def debian_machine(suite: str = "bookworm") -> Iterator[Machine]:
     finally:
         if machine.process is not None and machine.process.poll() is None:
             machine.stop(signal.SIGKILL)
+        machine.disconnect()
         subprocess.run(["umount", folder / "root"], check=False)
         shutil.rmtree(folder)

@@ -32,22 +32,20 @@ def newer(files: list[File], started: float) -> Optional[File]:
 
 
 def told_of(files: list[File], start: str) -> str:
-    """Return what is remembered of a reload: which files, as they were, and which `start` of the service."""
+    """Return what is remembered of a restart or a reload: which files, as they were, and which `start` of the service has read them."""
     return "\n".join([start, *sorted("%s %s" % (file.digest, file.path) for file in files)])
 
 
 def needed(started: Optional[float], restart: list[File], reload: list[File], *, told: str, would_tell: str) -> Optional[Needed]:
     """Return what is to be done, None where the service has read all or does not run, and so will read all when it starts.
 
-    `started` is in seconds since the epoch, None where it does not run. `told` is `told_of` the last reload, "" where there was none, and
-    `would_tell` that of a reload now.
+    `started` is in seconds since the epoch, None where it does not run. `told` is `told_of` all files when they were last read for this, "" where
+    they were not, and `would_tell` that of now: then they have been read, whatever their time says, which can be of a clock that went wrong.
     """
-    if started is None:
+    if started is None or told == would_tell:
         return None
     unread = newer(restart, started)
     if unread is not None:
         return Needed("restart", unread.path)
     unread = newer(reload, started)
-    if unread is not None and told != would_tell:
-        return Needed("reload", unread.path)
-    return None
+    return Needed("reload", unread.path) if unread is not None else None

@@ -35,8 +35,8 @@ options:
     required: true
   restart:
     description:
-      - Files that the service reads only when it starts, and units of systemd's that say how. Of a folder, all that is below it.
-      - Those that do not exist are left out.
+      - Files that the service reads only when it starts. Of a folder, all that is below it. Those that do not exist are left out.
+      - Its unit and what is dropped into that need not be named. Where systemd has not read them, it does, and the service is restarted.
     type: list
     elements: path
     default: []
@@ -64,40 +64,77 @@ action:
   returned: success
   sample: reload
 file:
-  description: The file that the service had not read. Empty where it had read all.
+  description: The file that the service had not read, or V(its unit). Empty where it had read all.
   type: str
   returned: success
   sample: /etc/haproxy/haproxy.cfg
 """
 
+import datetime
 import hashlib
 import os
+import stat
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._service_files import File, needed, told_of
+from ..module_utils._service_files import File, Needed, needed, told_of
 
-# What was reloaded is remembered until the machine restarts, when every service reads its files anew.
+# What was read is remembered until the machine restarts, when every service reads its files anew.
 TOLD_DIR = "/run/lepton/told"
+PROPERTIES = (
+    "LoadState", "ActiveState", "MainPID", "ExecMainStartTimestamp", "ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic", "NeedDaemonReload",
+)  # fmt: skip
 
 
 def look(paths: list[str]) -> list[File]:
-    """Return these files, and of folders what is below them, as they are now."""
+    """Return these files, and of folders what is below them, as they are now. What is no file, or leads nowhere, is left out."""
     found = []
     for path in paths:
-        below = [os.path.join(folder, name) for folder, folders, names in os.walk(path) for name in ["", *names]]
-        for name in below or [path]:
+        seen = set()
+        below = [path]
+        for folder, folders, names in os.walk(path, followlinks=True):
+            here = os.path.realpath(folder)
+            if here in seen:  # a link that leads back
+                folders[:] = []
+                continue
+            seen.add(here)
+            below += [os.path.join(folder, name) for name in [*folders, *names]]
+        for name in below:
             try:
-                changed = os.stat(name).st_mtime
+                known = os.stat(name)
                 content = b""
-                if not os.path.isdir(name):
+                if stat.S_ISREG(known.st_mode):
                     with open(name, "rb") as file:
                         content = file.read()
-            except FileNotFoundError:
+                elif not stat.S_ISDIR(known.st_mode):
+                    continue
+            except OSError:
                 continue
-            found.append(File(name.rstrip("/"), changed, hashlib.sha256(content).hexdigest()))
+            # The second tells of what was put there with a time of its own, as cp -p does.
+            found.append(File(name, max(known.st_mtime, known.st_ctime), hashlib.sha256(content).hexdigest()))
     return found
+
+
+def running(shown: dict[str, str]) -> bool:
+    """Return whether there is somebody who has read files. In what is still starting there may be."""
+    return shown["MainPID"] != "0" or shown["ActiveState"] in ("active", "reloading")
+
+
+def began(shown: dict[str, str]) -> str:
+    """Return when it started, in microseconds since the machine did. What has no process that systemd knows has begun when it became active."""
+    known = shown["ExecMainStartTimestampMonotonic"]
+    return known if known != "0" else shown["ActiveEnterTimestampMonotonic"]
+
+
+def started_at(shown: dict[str, str]) -> float:
+    """Return when it started, in seconds since the epoch, by the clock of then where that was set forward since."""
+    by_now = time.time() - time.monotonic() + int(began(shown)) / 1e6
+    try:
+        then = datetime.datetime.strptime(shown["ExecMainStartTimestamp"], "%a %Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return by_now
+    return min(by_now, then.replace(tzinfo=datetime.timezone.utc).timestamp() + 1)  # it has whole seconds
 
 
 def remembered(name: str) -> str:
@@ -124,28 +161,30 @@ def main() -> None:
     unit = name if "." in name else name + ".service"
 
     def run(*words: str) -> str:
-        code, out, err = module.run_command([systemctl, *words])
+        code, out, err = module.run_command([systemctl, *words], environ_update={"TZ": "UTC", "LC_ALL": "C"})
         if code:
-            module.fail_json(msg="%s: systemctl %s failed: %s. See: journalctl --unit %s" % (name, " ".join(words[:1]), err.strip(), unit))
+            module.fail_json(msg="%s: systemctl %s failed: %s. See: journalctl --unit %s" % (name, words[0], err.strip(), unit))
         return out
 
-    shown = dict(
-        line.split("=", 1) for line in run("show", "--property=LoadState,ActiveState,ExecMainStartTimestampMonotonic,NeedDaemonReload", "--", unit).splitlines()
-    )
+    def show() -> dict[str, str]:
+        return dict(line.split("=", 1) for line in run("show", "--property=" + ",".join(PROPERTIES), "--", unit).splitlines())
+
+    shown = show()
     if shown["LoadState"] == "not-found":
         module.fail_json(msg="%s: this host has no such unit; is it installed?" % name)
-    started = None
-    if shown["ActiveState"] in ("active", "reloading"):
-        started = time.time() - time.monotonic() + int(shown["ExecMainStartTimestampMonotonic"]) / 1e6
+    if "MainPID" not in shown:
+        module.fail_json(msg="%s: expected a service, which reads files, and not a unit of another kind" % name)
     restart, reload = look(module.params["restart"]), look(module.params["reload"])
-    would_tell = told_of(reload, shown["ExecMainStartTimestampMonotonic"])
-    todo = needed(started, restart, reload, told=remembered(unit), would_tell=would_tell)
+    asked = hashlib.sha256(repr((module.params["restart"], module.params["reload"])).encode()).hexdigest()
+    memory = "%s-%s" % (unit, asked[:8])
+    todo = needed(started_at(shown) if running(shown) else None, restart, reload, told=remembered(memory), would_tell=told_of(restart + reload, began(shown)))
+    if shown["NeedDaemonReload"] == "yes" and running(shown):
+        todo = Needed("restart", "its unit")  # which systemd has read when it was last told to, whatever the file's time
     if todo is not None and not module.check_mode:
         if shown["NeedDaemonReload"] == "yes":
             run("daemon-reload")
         run(todo.action, "--", unit)
-        if todo.action == "reload":
-            remember(module, unit, would_tell)
+        remember(module, memory, told_of(restart + reload, began(show())))
     action, file = todo or ("none", "")
     diff = {"before": "%s has not read %s\n" % (name, file) if todo else "", "after": "%s: %s\n" % (name, action) if todo else ""}
     module.exit_json(changed=todo is not None, action=action, file=file, diff=diff)
