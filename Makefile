@@ -28,7 +28,7 @@ test-xen:  ## Nodes on a host with Xen, which is built once; five minutes
 	@tools/setup test
 	@.venv/bin/pytest -m xen $(ARGS)
 
-test-debian:  ## A Debian that the roles prepare, and a node with its cloud-init, fetched once; ten minutes
+test-debian:  ## A Debian that the roles prepare, and a node with its cloud-init, fetched once; a quarter of an hour
 	@tools/setup test
 	@.venv/bin/pytest -m debian $(ARGS)
 

@@ -7,6 +7,7 @@ It is a container of systemd-nspawn, so it has this machine's kernel and its spe
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -114,6 +115,13 @@ class Machine:
         path = self.folder / "hosts.yml"
         path.write_text(yaml.safe_dump({group: {"hosts": {"prepared": {**host, **variables}}} for group in groups}))
         return path
+
+    def module(self, module: str, **arguments: Any) -> dict[str, Any]:
+        """Return what a module answers that is run on it."""
+        words = ["-i", self.folder / "hosts.yml", "prepared", "-m", f"lepton.cloud.{module}", "-a", json.dumps(arguments)]
+        done = ansible("ansible", words, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, timeout=100)
+        answer: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout[done.stdout.index("=> {") + 3 :])[0]
+        return answer
 
     def play(self, playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = ["-i", self.folder / "hosts.yml", ROOT / f"playbooks/{playbook}.yml", *words]
