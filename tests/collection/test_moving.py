@@ -264,6 +264,12 @@ def test_a_node_goes_to_another_host_and_back_with_what_its_guest_wrote(fleet: F
     limited = fleet.run("host/evacuate", "--limit", "localhost,kvm2", host="kvm1")
     assert "kvm1 were not asked" in limited.stdout
     assert fleet.state("mv-1") == {"kvm1": "running"}
+    # Of a plan that was cut short, what is left to do: the power is on still.
+    (told,) = re.findall(r'^ok: \[localhost\] => (\{.*"lepton_plan".*\})$', planned.stdout, re.MULTILINE)
+    (fleet.folder / "plan").write_text(json.dumps({"lepton_plan": json.loads(told)["lepton_plan"]}))
+    left = fleet.run("host/evacuate", "--check", "--diff", "-e", f"@{fleet.folder}/plan", host="kvm1")
+    assert '+    "power": "off"' in left.stdout, left.stdout
+    assert fleet.state("mv-1") == {"kvm1": "running"}
     evacuated = fleet.run("host/evacuate", "-vvv", host="kvm1")
     assert "s3cret" not in evacuated.stdout + planned.stdout + (fleet.folder / "environment").read_text()
     assert (fleet.folder / "asked").read_text().endswith("ip=192.0.2.7\npassword=s3cret2\naction=status\n")

@@ -76,7 +76,7 @@ def evacuate_host(arguments: Mapping[str, Any], asked: Answers, declared: Mappin
         if not answers[host].get("unreachable"):
             why = "%s is reached, and only its libvirt does not answer: %s. What it carries may well run. Where it is to go, turn it off and say is_off=true"
             raise PlacementError(why % (host, str(answers[host].get("msg"))[:300]))
-        off = [a_step("turn %s off, and see that it is" % host, host, "host_fence", {})]
+        off = [a_step("turn %s off, and see that it is" % host, host, "host_fence", {}, {}, {"power": "off"})]
     there = {node["name"] for answer in answers.values() for node in answer.get("nodes", ())}
     saved = declared.get("saved") or {}  # by host, each of which may have its own folder
     newest = {backup["node"]: backup for backup in sorted((each for found in saved.values() for each in found), key=lambda backup: backup["id"])}
