@@ -14,6 +14,7 @@ import pytest
 import yaml
 from ansible_collections.lepton.cloud.plugins.module_utils._network import Found, Network, check_network, plan_network, read_network, render_network
 from ansible_collections.lepton.cloud.plugins.module_utils._node import NodeError
+from tests.certificates import certificates
 from tests.conftest import ROOT, eventually
 from tests.machines import WIRE, Two, two_machines
 from tests.warm import ansible
@@ -62,20 +63,6 @@ def two() -> Iterator[Two]:
         yield machines
 
 
-def certificates(folder: Path, *names: str) -> None:
-    """Make a CA and a certificate for each host."""
-    folder.mkdir()
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=lepton test", "-days", "2")
-    for name in names:
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / "names").write_text(f"subjectAltName=DNS:{name},IP:{WIRE[name]}\n")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-extfile", "names", "-out", f"{name}.pem")
-
-
 def prepare(two: Two, **variables: Any) -> dict[str, int]:
     """Run the role on both hosts, and return how much it changed on each."""
     play = [{"hosts": "hypervisors", "gather_facts": True, "gather_subset": ["min", "pkg_mgr"], "roles": ["lepton.cloud.kvm_host"]}]
@@ -90,7 +77,7 @@ def prepare(two: Two, **variables: Any) -> dict[str, int]:
 @pytest.mark.libvirt
 @pytest.mark.slow
 def test_a_prepared_host_has_pools_a_network_with_leases_and_is_reached_by_tls(two: Two) -> None:
-    certificates(two.folder / "tls", "kvm1", "kvm2")
+    certificates(two.folder / "tls", WIRE)
     variables = {
         "kvm_host_image_dir": "{{ lepton_host.image_dir }}", "kvm_host_disk_dir": "{{ lepton_host.disk_dir }}", "kvm_host_tls": True,
         "kvm_host_tls_folder": str(two.folder / "tls"), "kvm_host_networks": [{"name": "models", "host_address": "192.168.150.1/24"}],

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.certificates import certificates
 from tests.conftest import ROOT, ansible_module, eventually
 from tests.debian.machine import ADDRESS, SSH, SUITES, Machine, changed, debian_machine
 
@@ -25,7 +26,7 @@ UNITS = (
 FLOATING = "10.213.8.100"
 SITE = {
     "lepton_metrics": {"address": ADDRESS}, "lepton_image": "guest",
-    "kvm_host_networks": [{"name": "models", "host_address": "192.168.150.1/24"}],
+    "kvm_host_tls": True, "kvm_host_networks": [{"name": "models", "host_address": "192.168.150.1/24"}],
     "load_balancer_floating_address": f"{FLOATING}/24", "load_balancer_floating_secret": "secret",
     "load_balancer_maxconn": 2000,  # this machine allows 20000 files
     "monitoring_alert_token": "token", "monitoring_grafana": False,  # Debian has no Grafana,
@@ -39,12 +40,14 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         # Control groups cannot be made in the container that stands for a machine.
         (made.folder / "root/etc/libvirt").mkdir()
         (made.folder / "root/etc/libvirt/qemu.conf").write_text("cgroup_controllers = []\n")
+        certificates(made.folder / "tls", {"prepared": ADDRESS})
         site(made)
         yield made
 
 
 def site(machine: Machine, **variables: Any) -> None:
-    machine.inventory(("hypervisors", "container_hosts", "load_balancers", "monitors"), **{**SITE, **variables})
+    given = {**SITE, "kvm_host_tls_folder": str(machine.folder / "tls"), **variables}
+    machine.inventory(("hypervisors", "container_hosts", "load_balancers", "monitors"), **given)
 
 
 def working(machine: Machine) -> bool:
@@ -62,6 +65,7 @@ def working(machine: Machine) -> bool:
         and [f"lepton-{what}" for what in ("disks", "images")] == [pool[0] for pool in pools if pool[1:] == ["active", "yes"]]
         and ["models", "active", "yes", "yes"] in networks
         and {health.get(job) for job in ("node", "libvirt", "haproxy")} == {"up"}
+        and machine.do("virsh", "-q", "-c", f"qemu+tls://{ADDRESS}/system", "hostname") == "prepared"
         and FLOATING in machine.do("ip", "-4", "-o", "address", "show", "eth0")
     )
 
