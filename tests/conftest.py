@@ -191,9 +191,13 @@ def ansible_module(module: str, arguments: dict[str, Any], *, check: bool = Fals
     words = ["-i", ROOT / "inventories/sandbox", "here", "-m", module if "." in module else f"lepton.cloud.{module}", "-a", named]
     given = ["-e", json.dumps({"given": untrusted(arguments), "ansible_python_interpreter": python}), *(["--check"] if check else [])]
     done = ansible("ansible", [*words, *given], cwd=ROOT, env=dict(os.environ), timeout=seconds)
-    text = done.stdout[done.stdout.index("=> {") + 3 :]
-    answer: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
-    return {**answer, "failed": "FAILED!" in done.stdout}
+    return {**module_answer(done.stdout), "failed": "FAILED!" in done.stdout}
+
+
+def module_answer(printed: str) -> dict[str, Any]:
+    """Return what a module answered, from what `ansible` printed."""
+    answer: dict[str, Any] = json.JSONDecoder().raw_decode(printed[printed.index("=> {") + 3 :])[0]
+    return answer
 
 
 @dataclass

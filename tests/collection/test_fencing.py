@@ -54,7 +54,7 @@ def command_line(process: str) -> str:
 
 def agent(folder: Path, script: str) -> str:
     path = folder / "fence_test"
-    path.write_text(f"#!/bin/sh\nread words\n{script}\n")
+    path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return str(path)
 
@@ -78,10 +78,7 @@ def test_what_is_not_seen_to_be_off_is_an_error(tmp_path: Path, script: str, why
 
 def test_what_is_off_already_is_turned_off_all_the_same(tmp_path: Path) -> None:
     script = f"words=$(cat); echo $words >>{tmp_path}/asked; case $words in *off) exit 0;; esac; exit 2"
-    path = tmp_path / "fence_test"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    done = ansible_module("host_fence", {"agent": str(path), "options": {"power_wait": 0.5}})
+    done = ansible_module("host_fence", {"agent": agent(tmp_path, script), "options": {"power_wait": 0.5}})
     assert (done["failed"], done["changed"]) == (False, False)
     assert (tmp_path / "asked").read_text().split() == ["power_wait=0.5", "action=status", "power_wait=0.5", "action=off", "power_wait=0.5", "action=status"]
     (tmp_path / "fence_text").write_text("no program")

@@ -27,4 +27,5 @@ OLD, NEW, NEWEST = File("/etc/old", 90.0, "a"), File("/etc/new", 110.0, "b"), Fi
 def test_a_service_has_read_what_was_there_when_it_started_or_was_told(
     started: float | None, restart: list[File], reload: list[File], told: str, expected: Needed | None
 ) -> None:
+    assert needed(started, restart, reload, told=told, would_tell="", unit_read=False) == (started and Needed("restart", "its unit"))
     assert needed(started, restart, reload, told=told, would_tell=told_of(restart + reload, "7")) == expected

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.conftest import ROOT, eventually, require
+from tests.conftest import ROOT, eventually, module_answer, require
 from tests.warm import ansible
 
 from lepton_ai.sandbox.guest import cache_root
@@ -34,6 +34,7 @@ FETCHED = (
     "prometheus", "prometheus-alertmanager", "prometheus-node-exporter", "prometheus-libvirt-exporter",
 )  # fmt: skip
 HERE, ADDRESS = "10.213.8.1", "10.213.8.2"
+SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
 
 def debian_root(suite: str) -> Path:
@@ -42,8 +43,8 @@ def debian_root(suite: str) -> Path:
     if root.exists():
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=root.parent)) / "root"
-    try:
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+        scratch = Path(folder) / "root"
         subprocess.run(["debootstrap", "--variant=minbase", f"--include={BASE}", suite, scratch], check=True, stdout=subprocess.DEVNULL)
         shutil.copy2("/etc/resolv.conf", scratch / "etc/resolv.conf")
         for words in (["update"], ["install", "-y", "--download-only", *FETCHED]):
@@ -51,8 +52,6 @@ def debian_root(suite: str) -> Path:
         (scratch / "etc/resolv.conf").write_text("")
         (scratch / "etc/apt/apt.conf.d/99keep").write_text('Binary::apt::APT::Keep-Downloaded-Packages "true";\n')
         scratch.rename(root)
-    finally:
-        shutil.rmtree(scratch.parent)
     return root
 
 
@@ -106,29 +105,23 @@ class Machine:
         done = subprocess.run(["ssh", *options, f"root@{ADDRESS}", *command], capture_output=True, text=True, check=False)
         return (done.stdout + done.stderr).strip()
 
-    def inventory(self, groups: tuple[str, ...], **variables: Any) -> Path:
-        """Return an inventory with this machine in these groups."""
+    def inventory(self, groups: tuple[str, ...], **variables: Any) -> None:
+        """Write the inventory, with this machine in these groups."""
         host = {
             "ansible_host": ADDRESS, "ansible_user": "root", "ansible_ssh_private_key_file": str(self.folder / "key"),
             "ansible_ssh_common_args": f"-F none {SSH}", "ansible_python_interpreter": "/usr/bin/python3",
         }  # fmt: skip
-        path = self.folder / "hosts.yml"
-        path.write_text(yaml.safe_dump({group: {"hosts": {"prepared": {**host, **variables}}} for group in groups}))
-        return path
+        (self.folder / "hosts.yml").write_text(yaml.safe_dump({group: {"hosts": {"prepared": {**host, **variables}}} for group in groups}))
 
     def module(self, module: str, **arguments: Any) -> dict[str, Any]:
         """Return what a module answers that is run on it."""
         words = ["-i", self.folder / "hosts.yml", "prepared", "-m", f"lepton.cloud.{module}", "-a", json.dumps(arguments)]
         done = ansible("ansible", words, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, timeout=100)
-        answer: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout[done.stdout.index("=> {") + 3 :])[0]
-        return answer
+        return module_answer(done.stdout)
 
     def play(self, playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
         command = ["-i", self.folder / "hosts.yml", ROOT / f"playbooks/{playbook}.yml", *words]
         return ansible("ansible-playbook", command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, timeout=400)
-
-
-SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
 
 def changed(done: subprocess.CompletedProcess[str]) -> int:

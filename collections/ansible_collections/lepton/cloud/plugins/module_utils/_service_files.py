@@ -36,13 +36,18 @@ def told_of(files: list[File], start: str) -> str:
     return "\n".join([start, *sorted("%s %s" % (file.digest, file.path) for file in files)])
 
 
-def needed(started: Optional[float], restart: list[File], reload: list[File], *, told: str, would_tell: str) -> Optional[Needed]:
+def needed(started: Optional[float], restart: list[File], reload: list[File], *, told: str, would_tell: str, unit_read: bool = True) -> Optional[Needed]:
     """Return what is to be done, None where the service has read all or does not run, and so will read all when it starts.
 
     `started` is in seconds since the epoch, None where it does not run. `told` is `told_of` all files when they were last read for this, "" where
     they were not, and `would_tell` that of now: then they have been read, whatever their time says, which can be of a clock that went wrong.
+    `unit_read` is whether systemd has read the unit, which it does when it is told to, whatever the file's time.
     """
-    if started is None or told == would_tell:
+    if started is None:
+        return None
+    if not unit_read:
+        return Needed("restart", "its unit")
+    if told == would_tell:
         return None
     unread = newer(restart, started)
     if unread is not None:

@@ -78,7 +78,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._service_files import File, Needed, needed, told_of
+from ..module_utils._service_files import File, needed, told_of
 
 # What was read is remembered until the machine restarts, when every service reads its files anew.
 TOLD_DIR = "/run/lepton/told"
@@ -177,11 +177,11 @@ def main() -> None:
     restart, reload = look(module.params["restart"]), look(module.params["reload"])
     asked = hashlib.sha256(repr((module.params["restart"], module.params["reload"])).encode()).hexdigest()
     memory = "%s-%s" % (unit, asked[:8])
-    todo = needed(started_at(shown) if running(shown) else None, restart, reload, told=remembered(memory), would_tell=told_of(restart + reload, began(shown)))
-    if shown["NeedDaemonReload"] == "yes" and running(shown):
-        todo = Needed("restart", "its unit")  # which systemd has read when it was last told to, whatever the file's time
+    started, unit_read = started_at(shown) if running(shown) else None, shown["NeedDaemonReload"] != "yes"
+    would_tell = told_of(restart + reload, began(shown))
+    todo = needed(started, restart, reload, told=remembered(memory), would_tell=would_tell, unit_read=unit_read)
     if todo is not None and not module.check_mode:
-        if shown["NeedDaemonReload"] == "yes":
+        if not unit_read:
             run("daemon-reload")
         run(todo.action, "--", unit)
         remember(module, memory, told_of(restart + reload, began(show())))
